@@ -1,0 +1,40 @@
+"""MemLifecycle: the states of a cube and the legal steps between them (MemOS paper, section 5.4)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from memos_core.errors import InvalidArgument
+
+
+class State(StrEnum):
+    """Where a cube is in its life. `frozen` is a flag beside the state, not a state."""
+
+    GENERATED = "generated"
+    ACTIVATED = "activated"
+    MERGED = "merged"
+    ARCHIVED = "archived"
+    EXPIRED = "expired"
+
+
+LEGAL: dict[State, frozenset[State]] = {
+    State.GENERATED: frozenset({State.ACTIVATED, State.MERGED, State.ARCHIVED, State.EXPIRED}),
+    State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED}),
+    State.MERGED: frozenset({State.ARCHIVED, State.EXPIRED}),
+    State.ARCHIVED: frozenset({State.ACTIVATED, State.EXPIRED}),
+    State.EXPIRED: frozenset(),
+}
+
+# What a search sees unless asked otherwise.
+LIVE = (State.GENERATED, State.ACTIVATED)
+
+
+def check(old: State, new: State) -> None:
+    """Raise unless a cube may go from `old` to `new`.
+
+    Raises:
+        InvalidArgument: the step is not in the table; the message lists the legal ones.
+    """
+    if new not in LEGAL[old]:
+        legal = ", ".join(sorted(LEGAL[old])) or "nothing (it is final)"
+        raise InvalidArgument(f"state: a cube that is {old} cannot become {new}; legal next states: {legal}")

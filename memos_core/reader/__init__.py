@@ -1,0 +1,6 @@
+"""From messages to cubes."""
+
+from memos_core.reader.reader import MEMORIES, MESSAGES, Extractor, MemReader, structure_text
+from memos_core.reader.statements import extract_statements
+
+__all__ = ["MEMORIES", "MESSAGES", "Extractor", "MemReader", "extract_statements", "structure_text"]

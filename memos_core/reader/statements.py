@@ -1,0 +1,52 @@
+"""A small extractor that needs no language model: first-person statements become facts and preferences."""
+
+from __future__ import annotations
+
+import re
+
+from memos_core.cube import Fact, Preference
+
+_SENTENCE = re.compile(r"(?<=[.!?])(?:[\"')\]]*)\s+|\n+")
+_FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|i'll|my|mine|me|we|our|us)\b", re.IGNORECASE)
+# Talk about the conversation itself, and requests: first-person, but nothing to remember.
+_TALK = re.compile(
+    r"^(i('m| am)? (ask|asking|wonder|wondering|mean|guess|think so|see|just wanted|would like to ask|have a question)\b"
+    r"|(can|could|would|will|do|did|please|let|tell|remind|give|show|help|what|who|where|when|why|how|which)\b|thank)",
+    re.IGNORECASE,
+)
+_DISLIKE = re.compile(r"\b(hate|dislike|can't stand|cannot stand|don't (like|want|enjoy|drink|eat)|do not (like|want|enjoy|drink|eat)|avoid|never (eat|drink|want))\b", re.IGNORECASE)
+_LIKE = re.compile(r"\b(love|like|prefer|enjoy|adore|favou?rite|fond of|rather)\b", re.IGNORECASE)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text, list bullets taken off."""
+    parts = (part.strip().lstrip("-*•").strip() for part in _SENTENCE.split(text))
+    return [part for part in parts if part]
+
+
+def extract_statements(text: str) -> list[Fact | Preference]:
+    """The first-person statements of a message, verbatim, in order, each once.
+
+    A statement is a sentence of at least three words that speaks of the speaker and is neither a question nor a
+    request. It is a `Preference` if it says what the speaker likes or does not, else a `Fact`. Rules, not
+    understanding: for other languages and for facts between the lines, pass an extractor that uses a model.
+
+    Args:
+        text: what a user said.
+    """
+    found: dict[str, Fact | Preference] = {}
+    for sentence in sentences(text):
+        if sentence.endswith("?") or len(sentence.split()) < 3:
+            continue
+        if not _FIRST_PERSON.search(sentence) or _TALK.match(sentence):
+            continue
+        found.setdefault(sentence.casefold(), _typed(sentence))
+    return list(found.values())
+
+
+def _typed(sentence: str) -> Fact | Preference:
+    if _DISLIKE.search(sentence):
+        return Preference(statement=sentence, polarity="dislike")
+    if _LIKE.search(sentence):
+        return Preference(statement=sentence, polarity="like")
+    return Fact(statement=sentence)

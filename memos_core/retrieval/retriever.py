@@ -1,0 +1,184 @@
+"""Retriever: finds cubes by meaning and by words, inside a scope, including what was written a moment ago."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from memos_core.cube import MemCube
+from memos_core.errors import InvalidArgument
+from memos_core.retrieval.chroma import MAX_BATCH, ChromaIndex
+from memos_core.retrieval.embedder import Embedder
+from memos_core.retrieval.fusion import fuse, query_words
+from memos_core.vault import CubeFilter, Vault
+
+log = logging.getLogger("memos_core.retrieval")
+IndexKind = Literal["auto", "chroma", "exact"]
+
+# Scopes with at most this many vectors are searched exactly: it is complete, and faster than asking Chroma.
+EXACT_BELOW = 5_000
+_EMBED_BATCH = 64
+_POOL = 100  # candidates taken from each side before fusion
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A cube that was found. `score` is 0 to 1, comparable within one search; `similarity` is the cosine to
+    the query and `lexical` the BM25 score, each None where that side did not find it."""
+
+    cube: MemCube
+    score: float
+    similarity: float | None
+    lexical: float | None
+
+
+class Retriever:
+    """Search over a vault.
+
+    Args:
+        vault: the truth. embedder: None for lexical search only.
+        index: "exact" never uses Chroma; "chroma" always feeds it and asks it for every scope; "auto" does both
+            from `EXACT_BELOW` vectors on, where chromadb is installed.
+    """
+
+    def __init__(self, vault: Vault, embedder: Embedder | None, *, index: IndexKind = "auto") -> None:
+        if index not in ("auto", "chroma", "exact"):
+            raise InvalidArgument(f"index must be 'auto', 'chroma' or 'exact', got {index!r}")
+        self.vault = vault
+        self.embedder = embedder
+        self._kind: IndexKind = index if vault.location.home else "exact"
+        self._chroma: ChromaIndex | None = None
+        self._lock = threading.RLock()  # one thread embeds and feeds at a time
+        if embedder is not None and any(e != embedder.name for e in vault.vectors.embedders()):
+            vault.vectors.reset(embedder.name)
+
+    # -- indexing ------------------------------------------------------------------------------------------
+
+    def apply_pending(self, which: CubeFilter | None = None) -> int:
+        """Embed cubes that have no vector yet; all of them, or those that match. Returns how many."""
+        if self.embedder is None:
+            return 0
+        done = 0
+        while True:
+            with self._lock:
+                batch = self.vault.vectors.pending(which, _EMBED_BATCH)
+                if not batch:
+                    return done
+                vectors = self.embedder.embed_documents([text for _, _, text in batch])
+                self.vault.vectors.put([(id_, version) for id_, version, _ in batch], vectors, self.embedder.name)
+                done += len(batch)
+
+    def feed_index(self) -> int:
+        """Give Chroma the vectors it does not hold, if this process owns it. Returns how many."""
+        index, fed = self._index(), 0
+        while index is not None:
+            with self._lock:
+                rows = self.vault.vectors.outside_index(MAX_BATCH)
+                if not rows:
+                    break
+                matrix = np.frombuffer(b"".join(r.vector for r in rows), "<f4").reshape(len(rows), -1)
+                index.add([r.id for r in rows], [(r.tenant, r.user) for r in rows], matrix)
+                self.vault.vectors.mark_indexed([(r.id, r.version) for r in rows])
+                fed += len(rows)
+        return fed
+
+    def forget(self, ids: list[str]) -> None:
+        """Take deleted cubes out of Chroma. (A hit that the vault no longer has is dropped in any case.)"""
+        if self._chroma is not None and self._chroma.owned and ids:
+            with self._lock:
+                self._chroma.remove(ids)
+
+    def _index(self) -> ChromaIndex | None:
+        """Chroma, opened at first need; None where it is not wanted, not installed or another process's."""
+        if self._kind == "exact" or self.embedder is None or self.vault.location.home is None:
+            return None
+        with self._lock:
+            if self._chroma is None:
+                try:
+                    self._chroma = ChromaIndex(self.vault.location.home / "chroma", self.embedder.name, self.vault.id)
+                except ImportError as err:
+                    if self._kind == "chroma":
+                        raise
+                    log.warning("large scopes are searched exactly: %s", err)
+                    self._kind = "exact"
+                    return None
+                if self._chroma.owned and self._chroma.was_empty:
+                    self.vault.vectors.reset()
+            return self._chroma if self._chroma.owned else None
+
+    # -- search --------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        which: CubeFilter,
+        *,
+        k: int = 10,
+        min_similarity: float | None = None,
+        accept: Callable[[MemCube], bool] | None = None,
+    ) -> list[Hit]:
+        """The cubes nearest to a question.
+
+        Args:
+            query: the question, in words.
+            which: where to look; nothing outside it is ever returned.
+            k: how many at most.
+            min_similarity: leave out cubes whose cosine to the question is lower; those found by words stay.
+            accept: an extra condition on cubes, applied before `k` is counted.
+        """
+        if k < 1:
+            raise InvalidArgument(f"k must be 1 or more, got {k}")
+        pool = max(_POOL, 4 * k)
+        while True:
+            lexical = dict(self.vault.lexical(query_words(query), which, pool))
+            semantic = self._semantic(query, which, pool)
+            if min_similarity is not None:
+                semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
+            ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
+            cubes = self.vault.get(which, [id_ for id_, _ in ranked])
+            hits = [
+                Hit(cubes[id_], score, semantic.get(id_), lexical.get(id_))
+                for id_, score in ranked
+                if id_ in cubes and (accept is None or accept(cubes[id_]))
+            ]
+            # Candidates may have been filtered away: look further while there is further to look.
+            if len(hits) >= k or max(len(lexical), len(semantic)) < pool:
+                return hits[:k]
+            pool *= 4
+
+    def _semantic(self, query: str, which: CubeFilter, pool: int) -> dict[str, float]:
+        if self.embedder is None or not query.strip():
+            return {}
+        self.apply_pending(which)
+        vector = self.embedder.embed_query(query)
+        if self._kind == "exact" or (self._kind == "auto" and self.vault.vectors.count(which) <= EXACT_BELOW):
+            return _nearest(*self.vault.vectors.load(which), vector, pool)
+        index = self._index()
+        if index is None:
+            return _nearest(*self.vault.vectors.load(which), vector, pool)
+        self.feed_index()
+        found = dict(index.query(vector, which.scope, pool))
+        return {**found, **_nearest(*self.vault.vectors.load(which, only_outside_index=True), vector, pool)}
+
+    def close(self) -> None:
+        """Release Chroma's folder."""
+        with self._lock:
+            if self._chroma is not None:
+                self._chroma.close()
+                self._chroma = None
+
+
+def _nearest(ids: list[str], matrix: npt.NDArray[np.float32], vector: npt.NDArray[np.float32], k: int) -> dict[str, float]:
+    if not ids:
+        return {}
+    scores = matrix @ vector
+    top = np.argpartition(-scores, k - 1)[:k] if len(ids) > k else np.arange(len(ids))
+    return {ids[i]: float(scores[i]) for i in top}
+
+

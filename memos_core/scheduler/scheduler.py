@@ -1,0 +1,322 @@
+"""MemScheduler: one per open vault, shared by all adapters (MemOS paper, section 5.3)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from memos_core.cube import Activation, Descriptive, Header, MemCube, Scope, Source, State, now
+from memos_core.errors import MemOSError
+from memos_core.prompt import DEFAULT_SYSTEM, system_with_memory
+from memos_core.retrieval import Retriever
+from memos_core.scheduler.planner import HALF_LIFE, plan_resident
+from memos_core.vault import Actor, CubeFilter, Plan, Vault
+
+log = logging.getLogger("memos_core.scheduler")
+
+KV_NAMESPACE = ("kv",)
+_ACTOR = Actor("scheduler", "scheduler")
+_MAX_CANDIDATES = 512
+_FLUSH_READS = 256
+
+
+class PrefixEngine(Protocol):
+    """What the scheduler needs of an engine that holds KV caches."""
+
+    model_fingerprint: str
+    tokenizer_fingerprint: str
+
+    def stable_prefix(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The tokens that every prompt beginning with these messages begins with."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in tokens."""
+        ...
+
+    def warm(self, tokens: Sequence[int], scope: Scope) -> str | None:
+        """Bring the whole prefix into memory from where it is: "memory", "disk", or None if it is nowhere."""
+        ...
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        scope: Scope,
+        *,
+        derived_from: tuple[tuple[str, int], ...] = (),
+        save: bool = False,
+        should_yield: Callable[[], None] | None = None,
+    ) -> Any:
+        """Compute the prefix's KV and keep it; returns an object with `key`, `nbytes` and `n_tokens`."""
+        ...
+
+    def forget(self, keys: Sequence[str]) -> int:
+        """Drop prefixes from every tier, by key."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing the scheduler did, and why.
+
+    Args:
+        action: "plan", "preload" (brought in what was on disk), "build" (computed), "keep", "drop" or "error".
+        tokens: length of the prefix or of the memories. seconds: how long it took, in the background.
+    """
+
+    scope: Scope
+    action: str
+    reason: str
+    cubes: int = 0
+    tokens: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    at: datetime = field(default_factory=now)
+
+
+class _Stopped(Exception):
+    """The scheduler is asked to stop in the middle of a job."""
+
+
+class MemScheduler:
+    """Sees reads, writes and finished turns; decides which memories stand resident in front of each user's
+    prompts; builds or loads their KV cache in the background, between turns.
+
+    Args:
+        vault: where plans and behaviour are kept. retriever: indexes new cubes in the background.
+        resident_tokens: the most tokens the resident memories of one scope may take.
+    """
+
+    def __init__(self, vault: Vault, retriever: Retriever, *, resident_tokens: int = 3072) -> None:
+        self._vault = vault
+        self._retriever = retriever
+        self.resident_tokens = resident_tokens
+        self._engine: PrefixEngine | None = None
+        self._decisions: deque[Decision] = deque(maxlen=1000)
+        self._reads: Counter[str] = Counter()
+        self._systems: dict[Scope, str] = {}
+        self._jobs: OrderedDict[tuple[str, Scope | None], Callable[[], None]] = OrderedDict()
+        self._wake = threading.Condition()
+        self._busy = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # -- what it sees: cheap, never blocks on work -----------------------------------------------------------
+
+    def read(self, scope: Scope, ids: Sequence[str]) -> None:
+        """These cubes were read."""
+        if ids:
+            with self._wake:
+                self._reads.update(ids)
+                full = len(self._reads) >= _FLUSH_READS
+            if full:
+                self._submit("reads", None, self._flush_reads)
+
+    def wrote(self, scope: Scope, cubes: Sequence[MemCube]) -> None:
+        """These cubes were written."""
+        if cubes:
+            self._submit("index", None, self._index)
+
+    def forgot(self, scope: Scope, ids: Sequence[str]) -> None:
+        """These cubes were deleted; who had them resident gets a new plan at the end of the next turn."""
+        if ids:
+            home = _home(scope)
+            self._note(Decision(home, "drop", f"{len(ids)} cubes were deleted; the KV caches made from them went too", cubes=len(ids)))
+
+    def turn(self, scope: Scope, system: str | None = None) -> None:
+        """A turn of this scope ended: prepare the next one.
+
+        Args:
+            system: the system text in front of this agent's prompts; None keeps the one known.
+        """
+        home = _home(scope)
+        if system is not None:
+            self._systems[home] = system
+        self._submit("turn", home, lambda: self._prepare(home))
+
+    def attach(self, engine: PrefixEngine) -> None:
+        """Use this engine from now on, and preload what the most recent scopes will need."""
+        self._engine = engine
+        self._submit("preload", None, self._preload)
+
+    # -- what a request asks: reads the plan, computes nothing -----------------------------------------------
+
+    def resident(self, scope: Scope) -> list[MemCube]:
+        """The memories resident in this scope's session, in prompt order: those of the plan the session began
+        with, as they are now; deleted ones are left out."""
+        plan = self._vault.plans.for_session(scope)
+        return self._cubes_of(plan) if plan else []
+
+    def explain(self, scope: Scope | None = None) -> list[Decision]:
+        """What it did and why, oldest first.
+
+        Args:
+            scope: only decisions about this scope's tenant, user and agent.
+        """
+        home = _home(scope) if scope else None
+        with self._wake:
+            return [d for d in self._decisions if home is None or d.scope == home]
+
+    # -- background ------------------------------------------------------------------------------------------
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Block until all work is done, for tests and scripts. False if `timeout` seconds were not enough."""
+        with self._wake:
+            return self._wake.wait_for(lambda: self._stopping or (not self._jobs and not self._busy), timeout)
+
+    def stop(self) -> None:
+        """Stop after at most one more chunk of prefill, keeping what was counted. Safe to call twice."""
+        with self._wake:
+            self._stopping = True
+            self._jobs.clear()
+            self._wake.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._flush_reads()
+
+    def _submit(self, kind: str, scope: Scope | None, job: Callable[[], None]) -> None:
+        with self._wake:
+            if self._stopping:
+                return
+            self._jobs[(kind, scope)] = job  # a job of the same kind that still waits is replaced
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="memos-scheduler", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._busy = False
+                self._wake.notify_all()
+                self._wake.wait_for(lambda: self._stopping or self._jobs)
+                if self._stopping:
+                    return
+                (kind, scope), job = self._jobs.popitem(last=False)
+                self._busy = True
+            try:
+                job()
+            except _Stopped:
+                return
+            except Exception as err:
+                # The scheduler outlives its errors, loudly: requests do not depend on it.
+                log.exception("the scheduler's %s job failed", kind)
+                home = scope or Scope()
+                self._note(Decision(home, "error", f"{kind} failed: {err}"))
+
+    def _checkpoint(self) -> None:
+        if self._stopping:
+            raise _Stopped
+
+    def _note(self, decision: Decision) -> None:
+        with self._wake:
+            self._decisions.append(decision)
+
+    def _flush_reads(self) -> None:
+        with self._wake:
+            reads, self._reads = self._reads, Counter()
+        if reads:
+            self._vault.record_reads(reads, now(), HALF_LIFE)
+
+    def _index(self) -> None:
+        self._retriever.apply_pending()
+        self._retriever.feed_index()
+
+    def _prepare(self, scope: Scope) -> None:
+        """Between turns: index, plan, and have the next prompt's prefix in place."""
+        self._flush_reads()
+        self._index()
+        plan = self._plan(scope)
+        if plan is not None and self._engine is not None:
+            self._load(plan, "the turn ended")
+
+    def _plan(self, scope: Scope) -> Plan | None:
+        started = time.perf_counter()
+        current = self._vault.plans.current(scope)
+        system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)
+        which = CubeFilter(scope, not_types=("message", "kv"), kinds=["plaintext"])
+        candidates = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
+        count = self._engine.count_tokens if self._engine else (lambda text: len(text) // 3 + 1)
+        before = current.cube_ids if current else ()
+        chosen = plan_resident(candidates, before, lambda text: count(f"- {text}\n"), self.resident_tokens, now())
+        ids = tuple(c.id for c in chosen.cubes)
+        if current and ids == current.cube_ids and system == current.system:
+            return current
+        plan = Plan(scope, system, ids, chosen.reason)
+        self._vault.plans.add(plan)
+        fresh = [c.id for c in chosen.cubes if c.state is State.GENERATED]
+        self._vault.transition(fresh, State.ACTIVATED, _ACTOR, "resident in the prompt")
+        spent = time.perf_counter() - started
+        self._note(Decision(scope, "plan", chosen.reason, len(ids), chosen.tokens, seconds=spent))
+        return plan
+
+    def _preload(self) -> None:
+        """A process begins: bring in what the most recently active scopes will need, newest first."""
+        for plan in self._vault.plans.recent():
+            self._checkpoint()
+            self._load(plan, f"{plan.scope.user or 'this scope'} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
+
+    def _load(self, plan: Plan, why: str) -> None:
+        engine = self._engine
+        assert engine is not None
+        cubes = self._cubes_of(plan)
+        if not cubes:
+            return
+        started = time.perf_counter()
+        tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
+        tier = engine.warm(tokens, plan.scope)
+        record = self._vault.find(CubeFilter(plan.scope, namespace=KV_NAMESPACE, kinds=["activation"]))
+        mine = [c for c in record if c.payload.kind == "activation" and c.payload.model == engine.model_fingerprint]
+        if tier is not None:
+            action, reason = ("preload", f"{why}; its KV was on disk") if tier == "disk" else ("keep", f"{why}; its KV is in memory already")
+            nbytes = sum(c.payload.nbytes for c in mine if c.payload.kind == "activation")
+            self._note(Decision(plan.scope, action, reason, len(cubes), len(tokens), nbytes, time.perf_counter() - started))
+            return
+        sources = tuple((c.id, c.version) for c in cubes)
+        kv = engine.prefill(tokens, plan.scope, derived_from=sources, save=True, should_yield=self._checkpoint)
+        self._record(plan, kv, sources, mine)
+        reason = f"{why}; its KV was nowhere yet ({plan.reason})"
+        self._note(Decision(plan.scope, "build", reason, len(cubes), len(tokens), kv.nbytes, time.perf_counter() - started))
+
+    def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:
+        """Write down the KV cache as an activation cube, and drop the ones it replaces."""
+        engine = self._engine
+        assert engine is not None
+        cube = MemCube(
+            scope=plan.scope,
+            namespace=KV_NAMESPACE,
+            key=kv.key,
+            payload=Activation(
+                model=engine.model_fingerprint, tokenizer=engine.tokenizer_fingerprint, key=kv.key, n_tokens=kv.n_tokens, nbytes=kv.nbytes
+            ),
+            header=Header(descriptive=Descriptive(semantic_type="kv", origin="distilled")),
+            derived_from=tuple(Source(id=i, version=v) for i, v in sources),
+        )
+        replaced = [c for c in old if c.key != kv.key and c.scope == plan.scope]
+        self._vault.put([cube], _ACTOR)
+        self._vault.delete([c.id for c in replaced], _ACTOR)
+        engine.forget([c.key for c in replaced])
+        # A source may have been deleted while this was computed: then this must not stay either.
+        alive = self._vault.get(CubeFilter(plan.scope, states=None), [i for i, _ in sources])
+        if len(alive) < len(sources):
+            self._vault.delete([cube.id], _ACTOR)
+            engine.forget([kv.key])
+            raise MemOSError("a memory was deleted while its KV was computed; the KV is dropped")
+
+    def _cubes_of(self, plan: Plan) -> list[MemCube]:
+        found = self._vault.get(CubeFilter(plan.scope), plan.cube_ids)
+        return [found[id_] for id_ in plan.cube_ids if id_ in found]
+
+
+def _home(scope: Scope) -> Scope:
+    """The scope a plan belongs to: tenant, user and agent, whatever the session."""
+    return scope.model_copy(update={"session": None})
+
+

@@ -1,0 +1,118 @@
+"""Vectors of cubes, as derived data beside them, and the queue of those that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import delete, func, insert, select, update
+
+from memos_core.vault import tables as t
+from memos_core.vault.connect import Database
+from memos_core.vault.rows import CubeFilter
+
+Matrix = npt.NDArray[np.float32]
+
+
+class VectorTable:
+    """Float32 vectors of unit length, one a cube, for one embedder at a time."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def pending(self, which: CubeFilter | None = None, limit: int = 512) -> list[tuple[str, int, str]]:
+        """Cubes whose vector is missing or stale, as (id, version, text), oldest first."""
+        query = (
+            select(t.cubes.c.id, t.cubes.c.version, t.cubes.c.text)
+            .join(t.index_queue, t.index_queue.c.cube_id == t.cubes.c.id)
+            .order_by(t.cubes.c.seq)
+            .limit(limit)
+        )
+        if which is not None:
+            query = query.where(which.where())
+        with self._db.read() as conn:
+            return [(r.id, r.version, r.text) for r in conn.execute(query)]
+
+    def put(self, entries: Sequence[tuple[str, int]], vectors: Matrix, embedder: str) -> None:
+        """Store vectors and clear the queue. A cube that changed since it was read stays queued.
+
+        Args:
+            entries: (id, version) of each row of `vectors` (shape: entries x dims, float32, unit length).
+        """
+        q, v = t.index_queue.c, t.vectors.c
+        with self._db.write() as conn:
+            for (id_, version), vector in zip(entries, vectors, strict=True):
+                done = conn.execute(delete(t.index_queue).where(q.cube_id == id_, q.version == version)).rowcount
+                if not done:
+                    continue  # deleted, changed, or embedded by another process meanwhile
+                conn.execute(delete(t.vectors).where(v.cube_id == id_))
+                row = {"cube_id": id_, "version": version, "embedder": embedder, "in_index": False}
+                conn.execute(insert(t.vectors).values(vector=np.ascontiguousarray(vector, "<f4").tobytes(), **row))
+
+    def load(self, which: CubeFilter, *, only_outside_index: bool = False) -> tuple[list[str], Matrix]:
+        """The vectors of the cubes that match, as ids and a matrix (ids x dims)."""
+        query = select(t.cubes.c.id, t.vectors.c.vector).join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id).where(which.where())
+        if only_outside_index:
+            query = query.where(t.vectors.c.in_index.is_(False))
+        with self._db.read() as conn:
+            return _matrix(conn.execute(query).all())
+
+    def count(self, which: CubeFilter) -> int:
+        """How many of the cubes that match have a vector."""
+        query = select(func.count()).select_from(t.cubes).join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id).where(which.where())
+        with self._db.read() as conn:
+            return conn.execute(query).scalar_one()
+
+    def outside_index(self, limit: int) -> list[Any]:
+        """Vectors that the ANN index does not hold yet, with their scope: rows of id, version, tenant, user, vector."""
+        query = (
+            select(t.cubes.c.id, t.vectors.c.version, t.cubes.c.tenant, t.cubes.c.user, t.vectors.c.vector)
+            .join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id)
+            .where(t.vectors.c.in_index.is_(False))
+            .order_by(t.cubes.c.seq)
+            .limit(limit)
+        )
+        with self._db.read() as conn:
+            return list(conn.execute(query))
+
+    def mark_indexed(self, entries: Sequence[tuple[str, int]]) -> None:
+        """Note that the ANN index holds these (id, version)."""
+        v = t.vectors.c
+        with self._db.write() as conn:
+            for id_, version in entries:
+                conn.execute(update(t.vectors).where(v.cube_id == id_, v.version == version).values(in_index=True))
+
+    def reset(self, embedder: str | None = None) -> None:
+        """Start over: with `embedder`, queue every cube whose vector another embedder made; without,
+        mark every vector as absent from the ANN index."""
+        with self._db.write() as conn:
+            if embedder is None:
+                conn.execute(update(t.vectors).values(in_index=False))
+                return
+            stale = select(t.vectors.c.cube_id).where(t.vectors.c.embedder != embedder)
+            queued = select(t.index_queue.c.cube_id)
+            rows = select(t.cubes.c.id, t.cubes.c.version).where(t.cubes.c.id.in_(stale), t.cubes.c.id.not_in(queued))
+            conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows))
+            conn.execute(delete(t.vectors).where(t.vectors.c.embedder != embedder))
+
+    def rebuild(self) -> int:
+        """Drop all vectors and queue every plaintext cube; returns how many."""
+        with self._db.write() as conn:
+            conn.execute(delete(t.vectors))
+            conn.execute(delete(t.index_queue))
+            rows = select(t.cubes.c.id, t.cubes.c.version).where(t.cubes.c.kind == "plaintext")
+            return conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows)).rowcount
+
+    def embedders(self) -> list[str]:
+        """The embedders whose vectors are stored."""
+        with self._db.read() as conn:
+            return list(conn.execute(select(t.vectors.c.embedder).distinct()).scalars())
+
+
+def _matrix(rows: Sequence[Any]) -> tuple[list[str], Matrix]:
+    if not rows:
+        return [], np.empty((0, 0), np.float32)
+    flat = np.frombuffer(b"".join(r.vector for r in rows), "<f4")
+    return [r.id for r in rows], flat.reshape(len(rows), -1).astype(np.float32, copy=False)
