@@ -1,0 +1,115 @@
+"""MemOSChatMessageHistory: a LangChain conversation kept in a MemOS vault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memos_core.cube import MemCube, Message, dump_json
+from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.memos import MemOS
+
+try:
+    from langchain_core.chat_history import BaseChatMessageHistory
+    from langchain_core.messages import (
+        AIMessage,
+        BaseMessage,
+        ChatMessage,
+        HumanMessage,
+        SystemMessage,
+        message_to_dict,
+        messages_from_dict,
+    )
+except ImportError:
+    raise missing_extra("langchain-core", "langchain") from None
+
+_ROLES = {"human": "user", "ai": "assistant"}
+_CLASSES: dict[str, type[BaseMessage]] = {
+    "user": HumanMessage,
+    "human": HumanMessage,
+    "assistant": AIMessage,
+    "ai": AIMessage,
+    "system": SystemMessage,
+}
+
+
+class MemOSChatMessageHistory(BaseChatMessageHistory):
+    """One session's messages, in a vault: they outlive the process and come back exactly as they went in,
+    with tool calls, content blocks, ids and metadata. What users state about themselves also becomes typed
+    memories, which every session of the same user recalls.
+
+    For `RunnableWithMessageHistory`, pass `lambda session_id: MemOSChatMessageHistory(session_id,
+    memos=memos)`. Stands in for `langchain_core.chat_history.InMemoryChatMessageHistory`. Safe from many
+    threads; the async methods of the base class run these in a worker thread.
+
+    Args:
+        session_id: the conversation; None takes the session of `memos`.
+        memos: an open `MemOS`, or a narrower view of one. It stays the caller's to close.
+        user: whose conversation it is; None takes the user of `memos`.
+
+    Raises:
+        InvalidArgument: there is no session. AccessDenied: `memos` belongs to another user or session.
+    """
+
+    def __init__(self, session_id: str | None = None, *, memos: MemOS, user: str | None = None) -> None:
+        if not isinstance(memos, MemOS):
+            raise InvalidArgument(
+                f"memos must be an open MemOS, got {type(memos).__name__}; pass memos=MemOS.open(...)"
+            )
+        self.memos = memos.scoped(user=user, session=session_id, adapter="langchain")
+        if self.memos.scope.session is None:
+            raise InvalidArgument(
+                "session_id must name the conversation; pass one, or a MemOS view with session="
+            )
+
+    @property
+    def session_id(self) -> str:
+        """The conversation this is."""
+        return str(self.memos.scope.session)
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+        """The session's messages, oldest first. Messages that another framework stored are read by role and
+        text.
+
+        Raises:
+            VaultError: the vault cannot be read.
+        """
+        return [_from_cube(cube) for cube in self.memos.conversation()]
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Store messages, all or none, in one transaction.
+
+        Args:
+            messages: any LangChain messages; chunks too.
+
+        Raises:
+            InvalidArgument: a message holds what JSON has no form for. VaultError: nothing was stored.
+        """
+        if messages:
+            self.memos.remember([_to_core(m, i) for i, m in enumerate(messages)])
+
+    def clear(self) -> None:
+        """Delete this session's messages. What the user is known to have stated stays: it is the user's, not
+        the session's (delete it through `MemOS.delete`)."""
+        self.memos.delete_where(types=["message"])
+
+
+def _to_core(message: BaseMessage, index: int) -> Message:
+    if not isinstance(message, BaseMessage):
+        raise InvalidArgument(f"messages[{index}] must be a LangChain message, got {type(message).__name__}")
+    raw = message_to_dict(message)
+    dump_json(raw, f"messages[{index}]")
+    kind = message.type.removesuffix("MessageChunk").lower()
+    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(kind, kind)
+    return Message(role=role, content=str(message.text), raw=raw)
+
+
+def _from_cube(cube: MemCube) -> BaseMessage:
+    """The message of a cube, from LangChain's own form where it has that, else from its role and text."""
+    stored: Any = cube.json_data
+    role, raw = stored["role"], stored.get("raw")
+    if isinstance(raw, dict) and isinstance(raw.get("type"), str) and isinstance(raw.get("data"), dict):
+        return messages_from_dict([raw])[0]
+    known = _CLASSES.get(role)
+    return known(content=stored["content"]) if known else ChatMessage(role=role, content=stored["content"])

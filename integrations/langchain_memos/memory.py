@@ -1,0 +1,218 @@
+"""MemOSMemory: LangChain's classic memory for chains, kept in a MemOS vault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memos_core.cube import new_id
+from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.memos import MemOS
+from memos_core.prompt import memory_line, unsaid
+
+try:
+    from langchain_classic.memory.chat_memory import BaseChatMemory
+    from langchain_classic.memory.utils import get_prompt_input_key
+except ImportError:
+    raise missing_extra("langchain-classic", "langchain") from None
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    get_buffer_string,
+    trim_messages,
+)
+from langchain_core.messages.utils import count_tokens_approximately
+from pydantic import ConfigDict, Field
+
+from langchain_memos.history import MemOSChatMessageHistory
+
+HEADING = "Relevant memories:"
+
+
+class MemOSMemory(BaseChatMemory):
+    """What a chain remembers: the user's memories that bear on the input, then this session's conversation.
+
+    Takes the place of `langchain_classic.memory.ConversationBufferMemory` (and of
+    `VectorStoreRetrieverMemory`, whose part is the recalled memories): same fields, same rules for input and
+    output keys. Differences: the conversation lives in a vault, so it survives the process; memories of the
+    user's other sessions are recalled; an unknown field is refused, so that a misspelt `user=` cannot put
+    memories in the wrong place.
+
+    Args:
+        memos: an open `MemOS`, or a narrower view of one. It stays the caller's to close.
+        user: whose memory; None takes the user of `memos`.
+        session: the conversation; None takes the session of `memos`, else begins a new one (its id is then in
+            `session`). Pass the same one after a restart to go on.
+        memory_key: the prompt variable this fills.
+        input_key, output_key: which input and output are stored; needed only where there are several.
+        return_messages: False gives one string, True a list of messages (for a `MessagesPlaceholder`).
+        human_prefix, ai_prefix: the names in the string.
+        k: how many memories to recall at most; 0 recalls none.
+        max_messages: only this many of the last messages are shown, beginning with the user's; None shows
+            all.
+        max_token_limit: about how many tokens memories and conversation may take together, counted with
+            `count_tokens_approximately`; what is too old is left out, not deleted. None: no limit.
+
+    Raises:
+        InvalidArgument: an argument cannot be used. AccessDenied: `memos` belongs to another user or session.
+    """
+
+    # Extra arguments would otherwise be ignored, as the base class does.
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    memos: MemOS = Field(exclude=True, repr=False)
+    chat_memory: MemOSChatMessageHistory = Field(exclude=True, repr=False)
+    user: str | None = None
+    session: str | None = None
+    memory_key: str = "history"
+    human_prefix: str = "Human"
+    ai_prefix: str = "AI"
+    k: int = 5
+    max_messages: int | None = None
+    max_token_limit: int | None = None
+
+    def __init__(
+        self, *, memos: MemOS, user: str | None = None, session: str | None = None, **settings: Any
+    ) -> None:
+        if "chat_memory" in settings:
+            raise InvalidArgument(
+                "chat_memory is the vault's conversation here; pass memos= and session= instead"
+            )
+        for name, least in (("k", 0), ("max_messages", 1), ("max_token_limit", 1)):
+            value = settings.get(name)
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not isinstance(memos, MemOS):
+            raise InvalidArgument(
+                f"memos must be an open MemOS, got {type(memos).__name__}; pass memos=MemOS.open(...)"
+            )
+        history = MemOSChatMessageHistory(session or memos.scope.session or new_id(), memos=memos, user=user)
+        scope = history.memos.scope
+        super().__init__(memos=memos, chat_memory=history, user=scope.user, session=scope.session, **settings)
+
+    @property
+    def memory_variables(self) -> list[str]:
+        """The one prompt variable this fills."""
+        return [self.memory_key]
+
+    @property
+    def buffer(self) -> str | list[BaseMessage]:
+        """The session's whole conversation, as `return_messages` says, without recalled memories."""
+        return self.buffer_as_messages if self.return_messages else self.buffer_as_str
+
+    @property
+    def buffer_as_messages(self) -> list[BaseMessage]:
+        """The session's whole conversation as messages."""
+        return self.chat_memory.messages
+
+    @property
+    def buffer_as_str(self) -> str:
+        """The session's whole conversation as text."""
+        return self._as_str(self.chat_memory.messages)
+
+    def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What to put into the prompt for these inputs.
+
+        Args:
+            inputs: the chain's inputs; with none, no memories are recalled.
+
+        Returns:
+            `{memory_key: …}`: recalled memories (as a system message, or lines under "Relevant memories:")
+            that do not stand in the conversation anyway, then the conversation.
+
+        Raises:
+            ValueError: there are several inputs and no `input_key`. InvalidArgument: the input is no text.
+            VaultError: the vault cannot be read.
+        """
+        everything = self.chat_memory.messages
+        shown = self._recent(everything, self.max_token_limit)
+        note = self._recalled(self._question(inputs), shown)
+        if note and self.max_token_limit is not None:
+            shown = self._recent(everything, self.max_token_limit - count_tokens_approximately(note))
+        if self.return_messages:
+            return {self.memory_key: [*note, *shown]}
+        parts = [*(str(m.text) for m in note), self._as_str(shown)]
+        return {self.memory_key: "\n\n".join(part for part in parts if part)}
+
+    def save_context(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Store the input and the output of a turn, in one transaction, and nothing else of either.
+
+        Args:
+            inputs, outputs: the chain's; texts or messages.
+
+        Raises:
+            ValueError: several inputs without `input_key`, or several outputs without `output_key` and none
+                of them called "output" (as `BaseChatMemory`). InvalidArgument: not texts. VaultError: not
+                stored.
+        """
+        self.chat_memory.add_messages(self._turn(inputs, outputs))
+
+    async def asave_context(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Async form of `save_context`."""
+        await self.chat_memory.aadd_messages(self._turn(inputs, outputs))
+
+    def clear(self) -> None:
+        """Delete this session's conversation. Memories of the user stay; see
+        `MemOSChatMessageHistory.clear`."""
+        self.chat_memory.clear()
+
+    def _turn(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> list[BaseMessage]:
+        said, answered = self._get_input_output(inputs, outputs)
+        return [_message(said, HumanMessage, "the input"), _message(answered, AIMessage, "the output")]
+
+    def _question(self, inputs: dict[str, Any]) -> str:
+        if self.input_key is not None:
+            key = self.input_key if self.input_key in inputs else None
+        else:
+            key = (
+                get_prompt_input_key(inputs, self.memory_variables)
+                if {*inputs} - {self.memory_key, "stop"}
+                else None
+            )
+        return str(_message(inputs[key], HumanMessage, f"inputs[{key!r}]").text) if key is not None else ""
+
+    def _recalled(self, question: str, shown: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """One system message with the best memories that fit into the token limit, or nothing."""
+        if not self.k:
+            return []
+        hits = self.chat_memory.memos.recall(question, k=self.k, accept=unsaid(str(m.text) for m in shown))
+        note: list[BaseMessage] = []
+        for n in range(1, len(hits) + 1):
+            longer = SystemMessage("\n".join([HEADING, *(memory_line(hit.cube) for hit in hits[:n])]))
+            if (
+                self.max_token_limit is not None
+                and count_tokens_approximately([longer]) > self.max_token_limit
+            ):
+                break
+            note = [longer]
+        return note
+
+    def _recent(self, messages: list[BaseMessage], tokens: int | None) -> list[BaseMessage]:
+        """The last messages within the limits, beginning with the user's; all of them without limits."""
+        for limit, counter in ((self.max_messages, len), (tokens, count_tokens_approximately)):
+            if limit is not None:
+                messages = trim_messages(
+                    messages,
+                    max_tokens=limit,
+                    token_counter=counter,
+                    start_on=HumanMessage,
+                    include_system=True,
+                )
+        return messages
+
+    def _as_str(self, messages: Sequence[BaseMessage]) -> str:
+        return get_buffer_string(messages, human_prefix=self.human_prefix, ai_prefix=self.ai_prefix)
+
+
+def _message(value: Any, cls: type[BaseMessage], name: str) -> BaseMessage:
+    """What a chain was given or gave back, as a message."""
+    if isinstance(value, BaseMessage):
+        return value
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(b, str | dict) for b in value)):
+        return cls(content=value)
+    raise InvalidArgument(
+        f"{name} must be a text or a message, got {type(value).__name__}; set input_key= or output_key="
+    )

@@ -1,0 +1,85 @@
+"""LlamaIndex messages to and from the vault's, and how many of them fit into a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock, ToolCallBlock
+
+from memos_core.cube import MemCube, Message, dump_json
+from memos_core.errors import InvalidArgument
+
+Tokenizer = Callable[[str], Sequence[Any]]
+_SYSTEM = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
+_ROLES = {role.value for role in MessageRole}
+# What a picture, recording or file costs in a prompt, as `llama_index.core.memory.Memory` estimates it.
+_MEDIA_TOKENS = {"image": 256, "audio": 256, "video": 256, "document": 2048}
+
+
+def to_core(message: ChatMessage, index: int) -> Message:
+    """A message for the vault, with LlamaIndex's own JSON form of it beside its text.
+
+    Raises:
+        InvalidArgument: it is no ChatMessage, or holds what JSON has no form for.
+    """
+    if not isinstance(message, ChatMessage):
+        raise InvalidArgument(f"messages[{index}] must be a ChatMessage, got {type(message).__name__}")
+    try:
+        raw = message.model_dump(mode="json")
+    except ValueError as err:  # pydantic's serialisation error
+        raise InvalidArgument(f"messages[{index}] must be JSON: {err}") from None
+    # The old form of pictures: ChatMessage has made blocks of them already, and would again on the way back.
+    raw["additional_kwargs"].pop("images", None)
+    dump_json(raw, f"messages[{index}]")
+    return Message(role=message.role.value, content=message.content or "", raw=raw)
+
+
+def from_cube(cube: MemCube) -> ChatMessage:
+    """The message of a cube, from LlamaIndex's own form where it has that, else from its role and text."""
+    stored: Any = cube.json_data
+    role, raw = stored["role"], stored.get("raw")
+    if isinstance(raw, dict) and "role" in raw and isinstance(raw.get("blocks"), list):
+        return ChatMessage.model_validate(raw)
+    return ChatMessage(role=role if role in _ROLES else MessageRole.ASSISTANT, content=stored["content"])
+
+
+def text_of(message: str | ChatMessage | None) -> str:
+    """The text of a question given either way."""
+    return (message.content if isinstance(message, ChatMessage) else message) or ""
+
+
+def count_tokens(message: ChatMessage, tokenizer: Tokenizer) -> int:
+    """About how many tokens a message takes in a prompt."""
+    total = len(tokenizer(str(message.additional_kwargs))) if message.additional_kwargs else 0
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            total += len(tokenizer(block.text))
+        elif isinstance(block, ToolCallBlock):
+            total += len(tokenizer(f"{block.tool_name} {block.tool_kwargs}"))
+        else:
+            total += _MEDIA_TOKENS.get(block.block_type, 0)
+    return total
+
+
+def fit(messages: Sequence[ChatMessage], limit: int, tokenizer: Tokenizer) -> list[ChatMessage]:
+    """The last whole turns that fit, behind the system messages the conversation begins with.
+
+    A turn is a user's message with everything up to the next: so a tool's result never loses its call, and
+    the first message that is no system message is a user's. The last turn is kept even where it alone is too
+    long, so that the model's own error names the problem. What stands before the first turn, as an
+    assistant's greeting, is left out.
+
+    Args:
+        messages: oldest first. limit: in tokens.
+    """
+    starts = [i for i, m in enumerate(messages) if m.role == MessageRole.USER]
+    head = next((i for i, m in enumerate(messages) if m.role not in _SYSTEM), len(messages))
+    left = limit - sum(count_tokens(m, tokenizer) for m in messages[:head])
+    kept, end = len(messages), len(messages)
+    for start in reversed(starts):
+        left -= sum(count_tokens(m, tokenizer) for m in messages[start:end])
+        if left < 0 and kept < len(messages):
+            break
+        kept = end = start
+    return [*messages[:head], *messages[kept:]]
