@@ -1,0 +1,248 @@
+"""Between a cube and what mem0 calls a memory: a text and a flat payload of fields.
+
+A memory written here has mem0's own payload as its data: `{"data": text, **metadata, "role": …, "actor_id":
+…, "expiration_date": …}`; what a statement extractor finds stays typed as long as it has no metadata. A cube
+of any other shape (a `Preference`, a LangGraph item) is read the same way: the field that holds the cube's
+text is the memory, the others are its metadata. Whose memory it is comes from the cube's scope, never from
+its data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+from pydantic import BaseModel
+
+from mem0_memos.ids import ENTITY_IDS
+from memos_core.cube import Fact, MemCube, Preference, StructureRegistry, dump_json
+from memos_core.errors import InvalidArgument
+from memos_core.reader import extract_statements
+from memos_core.retrieval import Hit
+from memos_core.vault import AuditRecord
+
+TEXT = "data"
+_SCOPE_PARTS = {"user_id": "user", "agent_id": "agent", "run_id": "session"}
+_IDENTITY = frozenset((*ENTITY_IDS, "actor_id"))
+_PROMOTED = (*ENTITY_IDS, "actor_id", "role", "attributed_to", "expiration_date")
+# mem0 computes these itself, whatever the metadata says.
+_COMPUTED = frozenset({TEXT, "hash", "updated_at", "text_lemmatized"})
+_NOT_METADATA = frozenset({*_PROMOTED, *_COMPUTED, "created_at", "id"})
+_EVENTS = {"write": "ADD", "update": "UPDATE", "delete": "DELETE"}
+
+Payload = dict[str, Any]
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def payload_of(cube: MemCube) -> Payload:
+    """The fields of a memory, as mem0 stores them and as its filters see them."""
+    fields = _fields(cube)
+    fields.pop(_text_field(fields, cube.text), None)
+    created = fields.get("created_at")
+    if not isinstance(created, str):
+        created = cube.header.descriptive.created_at.isoformat()
+    return {
+        **{key: value for key, value in fields.items() if key not in ENTITY_IDS and key not in _COMPUTED},
+        **{
+            name: value
+            for name, part in _SCOPE_PARTS.items()
+            if (value := getattr(cube.scope, part)) is not None
+        },
+        TEXT: cube.text,
+        "hash": hashlib.md5(cube.text.encode(), usedforsecurity=False).hexdigest(),
+        "created_at": created,
+        "updated_at": cube.header.descriptive.updated_at.isoformat() if cube.version > 1 else created,
+    }
+
+
+def item_of(cube: MemCube) -> dict[str, Any]:
+    """A memory as `get` returns it."""
+    payload = payload_of(cube)
+    return {
+        "id": cube.id,
+        "memory": payload[TEXT],
+        "hash": payload["hash"],
+        "metadata": {key: value for key, value in payload.items() if key not in _NOT_METADATA} or None,
+        "score": None,
+        "created_at": payload["created_at"],
+        "updated_at": payload["updated_at"],
+        **{key: payload[key] for key in _PROMOTED if key in payload},
+    }
+
+
+def listed_item(cube: MemCube) -> dict[str, Any]:
+    """A memory as `get_all` returns it: without a score."""
+    item = item_of(cube)
+    del item["score"]
+    return item
+
+
+def found_item(hit: Hit, score: float, threshold: float | None) -> dict[str, Any]:
+    """A memory as `search` returns it.
+
+    Args:
+        score: its similarity. threshold: the one applied, to add `score_details`; None adds none.
+    """
+    item = {**item_of(hit.cube), "score": score}
+    if threshold is not None:
+        item["score_details"] = {
+            "semantic_score": hit.similarity,
+            "bm25_score": hit.lexical or 0.0,
+            "entity_boost": 0.0,
+            "raw_score": hit.score,
+            "max_possible_score": 1.0,
+            "final_score": score,
+            "threshold": threshold,
+        }
+    return item
+
+
+def is_expired(payload: Mapping[str, Any]) -> bool:
+    """Whether the day of `expiration_date` is over, in UTC."""
+    value = payload.get("expiration_date")
+    try:
+        return bool(value) and date.fromisoformat(str(value)) < datetime.now(UTC).date()
+    except ValueError:
+        return False  # as in mem0: what is no date does not expire
+
+
+def history_of(versions: Sequence[MemCube]) -> list[dict[str, Any]]:
+    """The history of a memory that exists, from all its versions."""
+    rows, before = [], None
+    for cube in versions:
+        payload = payload_of(cube)
+        event = "ADD" if cube.version == 1 else "UPDATE"
+        row = _history_row(cube.id, cube.version, event, payload["created_at"], payload["updated_at"])
+        rows.append({**row, "old_memory": before, "new_memory": cube.text, **_who(payload)})
+        before = cube.text
+    return rows
+
+
+def history_of_deleted(records: Sequence[AuditRecord]) -> list[dict[str, Any]]:
+    """The history of a memory that is gone, from the audit log: what happened and when, without any text.
+
+    Args:
+        records: of one cube, oldest first.
+    """
+    events = [r for r in records if r.action in _EVENTS]
+    if not any(r.action == "delete" for r in events):
+        return []
+    created = events[0].at.isoformat()
+    return [
+        _history_row(r.cube_id, i, _EVENTS[r.action], created, r.at.isoformat())
+        for i, r in enumerate(events, start=1)
+    ]
+
+
+def _history_row(memory_id: str, number: int, event: str, created_at: str, updated_at: str) -> dict[str, Any]:
+    return {
+        "id": str(uuid5(NAMESPACE_OID, f"{memory_id}/{number}")),
+        "memory_id": memory_id,
+        "old_memory": None,
+        "new_memory": None,
+        "event": event,
+        "created_at": created_at,
+        "updated_at": updated_at,
+        "is_deleted": event == "DELETE",
+        "actor_id": None,
+        "role": None,
+    }
+
+
+def _who(payload: Payload) -> dict[str, Any]:
+    return {"actor_id": payload.get("actor_id"), "role": payload.get("role")}
+
+
+def _fields(cube: MemCube) -> Payload:
+    data = cube.json_data
+    return dict(data) if isinstance(data, dict) else {}
+
+
+def _text_field(fields: Payload, text: str) -> str:
+    """The field that holds the cube's text; "data" where none does."""
+    if fields.get(TEXT) == text:
+        return TEXT
+    return next((key for key, value in fields.items() if value == text), TEXT)
+
+
+# -- writing -----------------------------------------------------------------------------------------------
+
+
+def clean_metadata(metadata: Mapping[str, Any] | None) -> tuple[Payload, list[str]]:
+    """The metadata a caller may set, and the names of the keys that say whose memory it is, which it may not.
+
+    Raises:
+        InvalidArgument: no dict, or not JSON.
+    """
+    if metadata is None:
+        return {}, []
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgument(f"metadata must be a dict, got {type(metadata).__name__}")
+    fields: Payload = json.loads(dump_json(dict(metadata), "metadata"))
+    allowed = {key: value for key, value in fields.items() if key not in _IDENTITY and key not in _COMPUTED}
+    return allowed, sorted(_IDENTITY & fields.keys())
+
+
+def expiration(value: Any) -> str | None:
+    """An expiration date as YYYY-MM-DD.
+
+    Raises:
+        InvalidArgument: neither None, a date, nor such a text.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return value.date().isoformat()
+    try:
+        return (value if isinstance(value, date) else date.fromisoformat(value)).isoformat()
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"expiration_date must be a date as YYYY-MM-DD, got {value!r}") from None
+
+
+def statement_content(statement: BaseModel, text: str, extra: Payload) -> Any:
+    """The content of a memory made from a statement: typed, unless there is metadata, for which a type has no
+    room."""
+    if not extra:
+        return statement
+    fields = statement.model_dump(mode="json")
+    fields.pop(_text_field(fields, text), None)
+    return {**fields, **extra, TEXT: text}
+
+
+def changed_content(cube: MemCube, text: str, metadata: Payload, structures: StructureRegistry) -> Any:
+    """The content of a memory's next version. It keeps the shape it has; a typed one becomes plain data when
+    it gets metadata.
+
+    Args:
+        cube: as it is. text: what it shall say. metadata: fields to add or replace.
+        structures: validates typed content.
+    """
+    fields = _fields(cube)
+    field = _text_field(fields, cube.text)
+    if isinstance(cube.data, BaseModel) and not metadata and field in fields:
+        if isinstance(cube.data, Fact | Preference):
+            return _statement(text)
+        return structures.validate(type(cube.data), {**fields, field: text})
+    if not fields and not metadata:
+        return text
+    created = {"created_at": fields["created_at"]} if "created_at" in fields else {}
+    added = {key: value for key, value in metadata.items() if key != "created_at"}
+    return {**fields, **added, **created, field: text}
+
+
+def semantic_type(content: Any, before: MemCube) -> str:
+    """The semantic type of a memory's next version: as before, unless it was its structure's name."""
+    if isinstance(content, BaseModel) and before.semantic_type == type(before.data).__name__.lower():
+        return type(content).__name__.lower()
+    return before.semantic_type
+
+
+def _statement(text: str) -> Fact | Preference:
+    found = extract_statements(text)
+    return found[0] if len(found) == 1 and found[0].statement == text else Fact(statement=text)
