@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 SCHEMA_VERSION = 1
@@ -54,6 +55,7 @@ cubes = Table(
     Column("derived_from", Text, nullable=False),  # JSON: [[id, version], …]
     UniqueConstraint("tenant", "user", "namespace", "key", name="uq_cubes_address"),
     Index("ix_cubes_scope", "tenant", "user", "semantic_type", "id"),
+    Index("ix_cubes_expiry", "expires_at"),
     Index("ix_cubes_session", "tenant", "session", "semantic_type", "id"),
     sqlite_autoincrement=True,
 )
@@ -64,7 +66,7 @@ versions = Table(
     metadata,
     Column("cube_id", String, primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("cube", Text, nullable=False),  # JSON of the whole MemCube
+    Column("cube", Text, nullable=False),  # JSON of its row in `cubes`, and its behaviour
     Column("replaced_at", BigInteger, nullable=False),
 )
 
@@ -155,9 +157,12 @@ checkpoints = Table(
     Column("checkpoint_ns", String, primary_key=True),
     Column("checkpoint_id", String, primary_key=True),
     Column("parent_id", String),
+    Column("run_id", String),
     Column("type", String, nullable=False),
     Column("checkpoint", LargeBinary, nullable=False),  # without channel_values
+    Column("refs", Text, nullable=False),  # JSON: {channel: version of its row in checkpoint_blobs}
     Column("metadata", Text, nullable=False),  # JSON
+    Index("ix_checkpoints_run", "tenant", "run_id", sqlite_where=text("run_id IS NOT NULL")),
 )
 
 # Channel values by (channel, version): a value that did not change between steps is stored once.
