@@ -35,10 +35,18 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], skipped: Sequence[str], 
     names = list(rows[0])
     made = table(f"{title}\n{machine()}", *names, right=[n for n in names if not isinstance(rows[0][n], str)])
     for row in rows:
-        made.add_row(*(f"{v:.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+        made.add_row(
+            *(
+                f"{v:.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v)
+                for v in row.values()
+            )
+        )
     out = console()
     out.print(made)
     for line in skipped:
         out.print(f"not measured: {line}", style="dim")
     if path is not None:
-        path.write_text(json.dumps({"title": title, "machine": machine(), "rows": rows, "skipped": skipped}, indent=2) + "\n")
+        path.write_text(
+            json.dumps({"title": title, "machine": machine(), "rows": rows, "skipped": skipped}, indent=2)
+            + "\n"
+        )

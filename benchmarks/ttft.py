@@ -46,7 +46,9 @@ def main() -> None:
     show(f"Time to first token in seconds, {MODEL}, float32", rows, SKIPPED, options.json)
 
 
-def _measure(engine: ActivationEngine, context: int, query: int, folder: Path, rounds: int) -> dict[str, float | int]:
+def _measure(
+    engine: ActivationEngine, context: int, query: int, folder: Path, rounds: int
+) -> dict[str, float | int]:
     tokens = _tokens(engine, context + query)
     prefix = engine.prefill(tokens[:context], SCOPE, save=True)
     ids = torch.tensor([tokens])
@@ -54,10 +56,14 @@ def _measure(engine: ActivationEngine, context: int, query: int, folder: Path, r
 
     def floor() -> float:
         cache = prefix.cache(context)
-        return _timed(lambda: engine.model(input_ids=ids[:, context:], past_key_values=cache, logits_to_keep=1))
+        return _timed(
+            lambda: engine.model(input_ids=ids[:, context:], past_key_values=cache, logits_to_keep=1)
+        )
 
     def full() -> float:
-        return _timed(lambda: engine.model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False))
+        return _timed(
+            lambda: engine.model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
+        )
 
     ways: dict[str, Callable[[], float]] = {
         "full": full,
@@ -90,7 +96,9 @@ def _timed(run: Callable[[], object]) -> float:
 
 def _tokens(engine: ActivationEngine, length: int) -> list[int]:
     """Text-like tokens, the same in every process: words of one seed, no special ones."""
-    words = random.Random(length).choices("the harbour keeps a record of every boat that sails north in spring".split(), k=length)
+    words = random.Random(length).choices(
+        ["the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that", "sails", "north", "in", "spring"], k=length
+    )
     return [int(i) for i in engine.tokenizer.encode(" ".join(words), add_special_tokens=False)][:length]
 
 

@@ -22,7 +22,13 @@ from memos_core.vault import locate
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="memos")
-@click.option("--vault", envvar=ENV_VAULT, default=DEFAULT_VAULT, show_default=True, help="Folder or .db file of the vault.")
+@click.option(
+    "--vault",
+    envvar=ENV_VAULT,
+    default=DEFAULT_VAULT,
+    show_default=True,
+    help="Folder or .db file of the vault.",
+)
 @click.option("--tenant", default="default", show_default=True, help="Whose memories: the tenant.")
 @click.pass_context
 def cli(context: click.Context, vault: str, tenant: str) -> None:
@@ -69,12 +75,16 @@ def show(context: click.Context, id: str, as_json: bool) -> None:
         out.print(details)
         versions = table("Versions", "v", "updated", "text", right=["v"])
         for old in memos.history(cube.id):
-            versions.add_row(str(old.version), f"{old.header.descriptive.updated_at:%Y-%m-%d %H:%M:%S}", summary(old))
+            versions.add_row(
+                str(old.version), f"{old.header.descriptive.updated_at:%Y-%m-%d %H:%M:%S}", summary(old)
+            )
         out.print(versions)
         log = table("Audit log", "at", "who", "through", "did", "v", "because", right=["v"])
         for record in reversed(memos.audit_log(cube_id=cube.id)):
             at = f"{record.at:%Y-%m-%d %H:%M:%S}"
-            log.add_row(at, record.principal, record.adapter, record.action, str(record.version), record.detail)
+            log.add_row(
+                at, record.principal, record.adapter, record.action, str(record.version), record.detail
+            )
         out.print(log)
 
 
@@ -90,12 +100,21 @@ def search(context: click.Context, query: str, user: str, k: int) -> None:
         for hit in memos.search(query, k=k):
             cosine = "" if hit.similarity is None else f"{hit.similarity:.2f}"
             cube = hit.cube
-            found.add_row(f"{hit.score:.2f}", cosine, cube.id[-8:], cube_type(cube), cube.scope.user or "-", summary(cube))
+            found.add_row(
+                f"{hit.score:.2f}",
+                cosine,
+                cube.id[-8:],
+                cube_type(cube),
+                cube.scope.user or "-",
+                summary(cube),
+            )
         console().print(found)
 
 
 @cli.command()
-@click.option("--check", "file", type=click.Path(path_type=Path), help="Verify one KV file: format and checksum.")
+@click.option(
+    "--check", "file", type=click.Path(path_type=Path), help="Verify one KV file: format and checksum."
+)
 @click.option("--model", help="With --check: also that this model made it.")
 @click.pass_context
 def kv(context: click.Context, file: Path | None, model: str | None) -> None:
@@ -106,20 +125,40 @@ def kv(context: click.Context, file: Path | None, model: str | None) -> None:
         _check_kv(file, model)
         return
     location = _existing(context)
-    found = table("", "file", "tokens", "size", "from memories", "model", right=["tokens", "size", "from memories"])
+    found = table(
+        "", "file", "tokens", "size", "from memories", "model", right=["tokens", "size", "from memories"]
+    )
     for path in sorted(all_files(location / "kv")):
         try:
             about = read_header(path)
         except KVError as err:
             found.add_row(path.name, "", "", "", f"unusable: {err}")
             continue
-        found.add_row(path.name, f"{about.n_tokens:,}", size(about.nbytes), str(len(about.derived_from)), about.model[:16])
+        found.add_row(
+            path.name,
+            f"{about.n_tokens:,}",
+            size(about.nbytes),
+            str(len(about.derived_from)),
+            about.model[:16],
+        )
     console().print(found)
 
 
 @cli.command()
-@click.option("--vault", "folder", default=".memos/quickstart", show_default=True, type=click.Path(path_type=Path), help="Folder to keep it in.")
-@click.option("--model", default="smollm2-135m", show_default=True, help="Chat model: a packaged name, a folder, or a hub id.")
+@click.option(
+    "--vault",
+    "folder",
+    default=".memos/quickstart",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder to keep it in.",
+)
+@click.option(
+    "--model",
+    default="smollm2-135m",
+    show_default=True,
+    help="Chat model: a packaged name, a folder, or a hub id.",
+)
 def quickstart(folder: Path, model: str) -> None:
     """Watch an agent learn in one process and answer from memory in another."""
     from memos_core.quickstart import run
@@ -177,7 +216,9 @@ def _details(cube: MemCube) -> Iterator[tuple[str, str]]:
         "expires": str(g.expires_at) if g.expires_at else None,
         "priority": str(g.priority) if g.priority else None,
         "sensitivity": ", ".join(g.sensitivity),
-        "reads": f"{b.reads}, last {b.last_read:%Y-%m-%d %H:%M:%S}, frequency {b.frequency:.2f}" if b.last_read else "0",
+        "reads": f"{b.reads}, last {b.last_read:%Y-%m-%d %H:%M:%S}, frequency {b.frequency:.2f}"
+        if b.last_read
+        else "0",
     }
     return ((name, value) for name, value in fields.items() if value)
 

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from memos_core.cube import MemCube
+from memos_core.errors import InvalidArgument
+from memos_core.reader.statements import sentences
 
 ChatMessage = dict[str, Any]
 
 DEFAULT_SYSTEM = "You are a helpful assistant who remembers what the user has told you."
 _RESIDENT = "What the user has told you:"
-_RECALLED = "Remember what I told you:"
 
 
 def memory_line(cube: MemCube) -> str:
@@ -20,13 +22,50 @@ def memory_line(cube: MemCube) -> str:
     return "- " + " ".join(cube.text.split())
 
 
+def unsaid(texts: Iterable[str]) -> Callable[[MemCube], bool]:
+    """A condition for `recall`: memories that nobody says, word for word, in what the prompt shows anyway.
+
+    A memory counts as said if each of its sentences is a sentence of a message; questions say nothing.
+
+    Args:
+        texts: what the messages say.
+    """
+    said = {_words(sentence) for text in texts for sentence in sentences(text) if not sentence.endswith("?")}
+    return lambda cube: not all(_words(sentence) in said for sentence in sentences(cube.text))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
 def system_with_memory(system: str, resident: Iterable[MemCube]) -> str:
-    """The system text with resident memories behind it. Adding a memory at the end leaves what is before unchanged."""
+    """The system text with resident memories behind it. One added at the end changes nothing before it."""
     lines = [memory_line(cube) for cube in resident]
     return "\n".join([system, "", _RESIDENT, *lines]) if lines else system
 
 
-def compose(messages: Sequence[ChatMessage], resident: Sequence[MemCube], recalled: Sequence[MemCube]) -> list[ChatMessage]:
+def check_messages(messages: Sequence[ChatMessage]) -> None:
+    """Refuse messages that no memory can be put into.
+
+    Raises:
+        InvalidArgument: a message without a role, or a system or last user message that is no text.
+    """
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidArgument(
+                f"messages[{i}] must be a dict with 'role' and 'content', got {message!r:.80}"
+            )
+        last_of_user = i == len(messages) - 1 and message["role"] == "user"
+        first_of_system = i == 0 and message["role"] == "system"
+        if (last_of_user or first_of_system) and not isinstance(message.get("content"), str):
+            raise InvalidArgument(
+                f"messages[{i}]: 'content' must be a text, got {message.get('content')!r:.80}"
+            )
+
+
+def compose(
+    messages: Sequence[ChatMessage], resident: Sequence[MemCube], recalled: Sequence[MemCube]
+) -> list[ChatMessage]:
     """The messages to send to a model.
 
     Args:
@@ -38,6 +77,11 @@ def compose(messages: Sequence[ChatMessage], resident: Sequence[MemCube], recall
     system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else DEFAULT_SYSTEM
     out: list[ChatMessage] = [{"role": "system", "content": system_with_memory(system, resident)}, *rest]
     if recalled and rest and rest[-1]["role"] == "user":
-        notes = "\n".join(memory_line(cube) for cube in recalled)
-        out[-1] = {**rest[-1], "content": f"{_RECALLED}\n{notes}\n\n{rest[-1]['content']}"}
+        notes = "\n".join(" ".join(cube.text.split()) for cube in recalled)
+        out[-1] = {**rest[-1], "content": f"{notes}\n\n{_ask(rest[-1]['content'])}"}
     return out
+
+
+def _ask(text: str) -> str:
+    """A question, marked as one where it stands below memories: small models answer far more of them so."""
+    return f"Question: {text}\nAnswer:" if text.rstrip().endswith("?") else text

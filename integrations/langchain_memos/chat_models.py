@@ -36,8 +36,8 @@ class ChatMemOS(BaseChatModel):
 
     Each call puts the user's resident memories behind the system message and the memories recalled for the
     last human message in front of it, then generates from the longest stored KV prefix. Whose memories:
-    `user_id` and `thread_id` of the config's `configurable` (as in LangGraph), or of the call, within the scope
-    of `memos`.
+    `user_id` and `thread_id` of the config's `configurable` (as in LangGraph), or of the call, within the
+    scope of `memos`.
 
         model = ChatMemOS(memos=MemOS.open(model="smollm2-135m"))
         model.invoke("What is my dog called?", {"configurable": {"user_id": "maya", "thread_id": "t1"}})
@@ -49,6 +49,7 @@ class ChatMemOS(BaseChatModel):
         reuse: whether stored KV is used.
         remember: store the last human message and the reply as memory, when a call ends.
         agent: part of the scope; give agents of one user with different system messages different names.
+        streaming: let `invoke` stream to callbacks, as in other chat models.
 
     Raises:
         InvalidArgument: `memos` has no model, or a message has no text form.
@@ -66,11 +67,11 @@ class ChatMemOS(BaseChatModel):
     reuse: bool = True
     remember: bool = False
     agent: str | None = None
+    streaming: bool = False
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Check that there is a model to talk to."""
-        super().model_post_init(context)
-        if not self.memos.has_model:
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not self.memos.has_model:  # checked here: pydantic would wrap the error
             raise InvalidArgument(
                 "memos has no model; open it with MemOS.open(model='smollm2-135m') or another name"
             )
@@ -90,7 +91,7 @@ class ChatMemOS(BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "memos"
-        params["ls_model_name"] = self.memos.model_name or ""
+        params["ls_model_name"] = kwargs.get("model") or self.memos.model_name or ""
         return params
 
     # The config is not handed down to `_generate`; these four carry its scope there.

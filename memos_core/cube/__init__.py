@@ -13,13 +13,21 @@ from memos_core.cube.cube import (
 )
 from memos_core.cube.ids import new_id
 from memos_core.cube.lifecycle import LIVE, State
-from memos_core.cube.payload import Activation, Parametric, Plaintext, dump_json, text_of
+from memos_core.cube.payload import MAX_DEPTH, Activation, Parametric, Plaintext, dump_json, text_of
 from memos_core.cube.scope import ANY_USER, Principal, Scope
-from memos_core.cube.structures import Fact, Message, Preference, StructureRegistry
+from memos_core.cube.structures import (
+    Fact,
+    Message,
+    Preference,
+    StructureRegistry,
+    to_json,
+    validation_message,
+)
 
 __all__ = [
     "ANY_USER",
     "LIVE",
+    "MAX_DEPTH",
     "Activation",
     "Behaviour",
     "Descriptive",
@@ -42,4 +50,6 @@ __all__ = [
     "new_id",
     "now",
     "text_of",
+    "to_json",
+    "validation_message",
 ]

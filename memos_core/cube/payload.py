@@ -13,6 +13,7 @@ from memos_core.errors import InvalidArgument
 
 T = TypeVar("T", default=Any)
 
+MAX_DEPTH = 100
 _TEXT_KEYS = ("text", "content", "memory", "statement", "data")
 
 
@@ -73,25 +74,40 @@ class Parametric(_Frozen):
     blob: str
 
 
-def dump_json(data: Any, argument: str = "data") -> str:
+def dump_json(data: Any, argument: str = "data", *, max_depth: int = MAX_DEPTH) -> str:
     """JSON text of `data`, strict: what cannot be stored faithfully is refused.
 
     Raises:
-        InvalidArgument: `data` holds a value JSON has no form for (NaN, a set, a non-string key, an object).
+        InvalidArgument: `data` holds a value JSON has no form for (NaN, a set, a non-string key, a lone
+            surrogate, an object), or is nested more than `max_depth` deep.
     """
     try:
-        text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{argument} holds a lone surrogate, which is not valid Unicode") from None
     except (TypeError, ValueError, RecursionError) as err:
         raise InvalidArgument(f"{argument} must be JSON: {err}") from None
-    if _has_other_keys(data):
-        raise InvalidArgument(f"{argument} must be JSON: every object key must be a string")
+    _check_nesting(data, argument, max_depth)
     return text
 
 
-def _has_other_keys(data: Any) -> bool:
-    if isinstance(data, dict):
-        return any(not isinstance(k, str) or _has_other_keys(v) for k, v in data.items())
-    return isinstance(data, list | tuple) and any(_has_other_keys(v) for v in data)
+def _check_nesting(data: Any, argument: str, max_depth: int) -> None:
+    """Refuse deep nesting and keys that are not strings, level by level."""
+    level = [data]
+    for _ in range(max_depth):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                if not all(isinstance(key, str) for key in value):
+                    raise InvalidArgument(f"{argument} must be JSON: every object key must be a string")
+                below += value.values()
+            elif isinstance(value, list | tuple):
+                below += value
+        if not below:
+            return
+        level = below
+    raise InvalidArgument(f"{argument} must be nested at most {max_depth} deep")
 
 
 def text_of(data: Any) -> str:

@@ -16,13 +16,14 @@ _PARTS = ("tenant", "user", "agent", "session")
 class Scope(BaseModel):
     """Where a memory belongs: tenant, user, agent, session (MemOS paper, section 5.1: user, domain, agent).
 
-    For a write, the scope is the cube's home. For a read it is a filter: tenant and user match exactly, so that
-    no call sees two users' memories by leaving something out; an agent or session that is None matches any.
+    For a write, the scope is the cube's home. For a read it is a filter: tenant and user match exactly, so
+    that no call sees two users' memories by leaving something out; an agent or session that is None matches
+    any.
 
     Args:
         tenant: the isolation boundary; nothing ever crosses it.
-        user: the person the memory is about; None for memory that belongs to no user; "*" (`ANY_USER`) to read
-            every user's, which only the operator may.
+        user: the person the memory is about; None for memory that belongs to no user; "*" (`ANY_USER`) to
+            read every user's, which only the operator may.
         agent: the agent that keeps it, or None.
         session: the conversation (LangGraph: thread; mem0: run), or None.
     """
@@ -37,11 +38,11 @@ class Scope(BaseModel):
     @field_validator("tenant", "user", "agent", "session")
     @classmethod
     def _no_empty_parts(cls, value: str | None) -> str | None:
-        if value is not None and (not value.strip() or "\x00" in value):
-            raise ValueError("must be a non-empty string without NUL, or left out")
-        return value
+        return _part(value)
 
-    def narrow(self, *, user: str | None = None, agent: str | None = None, session: str | None = None) -> Self:
+    def narrow(
+        self, *, user: str | None = None, agent: str | None = None, session: str | None = None
+    ) -> Self:
         """This scope with more parts fixed. Parts already set cannot be changed.
 
         Raises:
@@ -52,14 +53,18 @@ class Scope(BaseModel):
             if value is None:
                 continue
             current = getattr(self, name)
-            if current not in (None, ANY_USER, value):
-                raise InvalidArgument(f"{name}={value!r} is outside the scope, which is fixed to {name}={current!r}")
+            if current not in (None, value) and not (name == "user" and current == ANY_USER):
+                raise InvalidArgument(
+                    f"{name}={value!r} is outside the scope, which is fixed to {name}={current!r}"
+                )
             update[name] = value
         return type(self).model_validate({**self.model_dump(), **update})
 
     def contains(self, other: Scope) -> bool:
         """Whether a memory of scope `other` may be written by whoever holds this one."""
-        return all(getattr(self, p) in (None, ANY_USER, getattr(other, p)) for p in _PARTS)
+        return (self.user == ANY_USER or self.user in (None, other.user)) and all(
+            getattr(self, p) in (None, getattr(other, p)) for p in ("tenant", "agent", "session")
+        )
 
     def __str__(self) -> str:
         return "/".join(f"{p}={getattr(self, p)}" for p in _PARTS if getattr(self, p) is not None)
@@ -81,7 +86,20 @@ class Principal(BaseModel):
     user: str | None = None
     name: str = ""
 
+    @field_validator("tenant", "user")
+    @classmethod
+    def _one_identity(cls, value: str | None) -> str | None:
+        if value == ANY_USER:
+            raise ValueError("'*' names nobody; leave user out for the operator")
+        return _part(value)
+
     @property
     def label(self) -> str:
         """The name the audit log uses."""
         return self.name or self.user or "operator"
+
+
+def _part(value: str | None) -> str | None:
+    if value is not None and (not value.strip() or "\x00" in value):
+        raise ValueError("must be a non-empty string without NUL, or left out")
+    return value

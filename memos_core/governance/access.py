@@ -20,7 +20,9 @@ def effective_scope(principal: Principal, scope: Scope) -> Scope:
         AccessDenied: the scope is another tenant's or another user's.
     """
     if principal.tenant != scope.tenant:
-        raise AccessDenied(f"{principal.label} belongs to tenant {principal.tenant!r} and may not act in tenant {scope.tenant!r}")
+        raise AccessDenied(
+            f"{principal.label} of tenant {principal.tenant!r} may not act in tenant {scope.tenant!r}"
+        )
     if principal.user is None:
         return scope
     if scope.user not in (None, principal.user):

@@ -26,6 +26,7 @@ def build(memos: MemOS, *, max_tokens: int) -> Any:
     except ImportError:
         raise missing_extra("langgraph", "all") from None
     from langchain_core.runnables import RunnableConfig
+
     from langchain_memos import ChatMemOS
     from langgraph.checkpoint.memos import MemOSSaver
 

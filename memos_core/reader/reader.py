@@ -9,7 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from memos_core.cube import Descriptive, Governance, Header, MemCube, Message, Plaintext, Scope, Source, StructureRegistry, now, text_of
+from memos_core.cube import (
+    Descriptive,
+    Governance,
+    Header,
+    MemCube,
+    Message,
+    Plaintext,
+    Scope,
+    Source,
+    StructureRegistry,
+    now,
+    text_of,
+)
 from memos_core.errors import InvalidArgument
 from memos_core.reader.statements import extract_statements
 
@@ -32,7 +44,14 @@ class MemReader:
         self._structures = structures
         self._extract = extractor
 
-    def messages(self, messages: Sequence[Message | dict[str, Any]], scope: Scope, owner: str, *, at: datetime | None = None) -> list[MemCube]:
+    def messages(
+        self,
+        messages: Sequence[Message | dict[str, Any]],
+        scope: Scope,
+        owner: str,
+        *,
+        at: datetime | None = None,
+    ) -> list[MemCube]:
         """Episodes: one cube per message, in the namespace ("messages", session).
 
         Raises:
@@ -51,15 +70,32 @@ class MemReader:
                 found += [self._statement(s, episode) for s in self._extract(message.content)]
         return found
 
-    def _message(self, message: Message | dict[str, Any], index: int, scope: Scope, owner: str, namespace: tuple[str, ...], at: datetime) -> MemCube:
+    def _message(
+        self,
+        message: Message | dict[str, Any],
+        index: int,
+        scope: Scope,
+        owner: str,
+        namespace: tuple[str, ...],
+        at: datetime,
+    ) -> MemCube:
         if not isinstance(message, Message):
-            if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not isinstance(message.get("role"), str):
-                raise InvalidArgument(f"messages[{index}] must be a Message or a dict with the strings 'role' and 'content', got {message!r:.80}")
+            if (
+                not isinstance(message, dict)
+                or not isinstance(message.get("content"), str)
+                or not isinstance(message.get("role"), str)
+            ):
+                raise InvalidArgument(
+                    f"messages[{index}] must be a Message or a dict with the strings 'role' and 'content', "
+                    f"got {message!r:.80}"
+                )
             message = Message(role=message["role"], content=message["content"], raw=message.get("raw"))
         return MemCube(
             scope=scope,
             namespace=namespace,
-            payload=Plaintext(text=message.content, data=message, structure="Message", structure_version=1, spoken_at=at),
+            payload=Plaintext(
+                text=message.content, data=message, structure="Message", structure_version=1, spoken_at=at
+            ),
             header=Header(
                 descriptive=Descriptive(semantic_type="message", origin="user", created_at=at, updated_at=at),
                 governance=Governance(owner=owner),
@@ -72,21 +108,30 @@ class MemReader:
         return MemCube(
             scope=episode.scope,
             namespace=(MEMORIES,),
-            key=statement_key(structure_text(structure)),
+            key=statement_key(structure_text(structure), episode.scope.agent),
             payload=Plaintext(
-                text=structure_text(structure), data=structure, structure=name, structure_version=version, spoken_at=said, valid_from=said
+                text=structure_text(structure),
+                data=structure,
+                structure=name,
+                structure_version=version,
+                spoken_at=said,
+                valid_from=said,
             ),
             header=Header(
-                descriptive=Descriptive(semantic_type=name.lower(), origin="extraction", source_messages=(episode.id,)),
+                descriptive=Descriptive(
+                    semantic_type=name.lower(), origin="extraction", source_messages=(episode.id,)
+                ),
                 governance=episode.header.governance,
             ),
             derived_from=(Source(id=episode.id, version=episode.version),),
         )
 
 
-def statement_key(text: str) -> str:
-    """The key of a statement: the same words, whatever their case and spacing, have the same key."""
-    return blake2b(" ".join(text.casefold().split()).encode(errors="replace"), digest_size=16).hexdigest()
+def statement_key(text: str, agent: str | None = None) -> str:
+    """The key of a statement: the same words, whatever their case and spacing, have the same key. Each agent
+    keeps its own: one does not see what another was told."""
+    words = " ".join(text.casefold().split()) + (f"\x1f{agent}" if agent else "")
+    return blake2b(words.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def structure_text(structure: BaseModel) -> str:

@@ -10,11 +10,18 @@ _SENTENCE = re.compile(r"(?<=[.!?])(?:[\"')\]]*)\s+|\n+")
 _FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|i'll|my|mine|me|we|our|us)\b", re.IGNORECASE)
 # Talk about the conversation itself, and requests: first-person, but nothing to remember.
 _TALK = re.compile(
-    r"^(i('m| am)? (ask|asking|wonder|wondering|mean|guess|think so|see|just wanted|would like to ask|have a question)\b"
-    r"|(can|could|would|will|do|did|please|let|tell|remind|give|show|help|what|who|where|when|why|how|which)\b|thank)",
+    r"^(i('m| am)? (ask|asking|wonder|wondering|mean|guess|think so|see|just wanted|would like to ask"
+    r"|have a question)\b"
+    r"|(can|could|would|will|do|did|please|let|tell|remind|give|show|help|what|who|where|when|why|how|which)\b"
+    r"|(add|book|bring|buy|check|explain|find|fix|get|make|order|read|send|summari[sz]e|translate|write)\b"
+    r"|thank)",
     re.IGNORECASE,
 )
-_DISLIKE = re.compile(r"\b(hate|dislike|can't stand|cannot stand|don't (like|want|enjoy|drink|eat)|do not (like|want|enjoy|drink|eat)|avoid|never (eat|drink|want))\b", re.IGNORECASE)
+_DISLIKE = re.compile(
+    r"\b(hate|dislike|can't stand|cannot stand|avoid|never (eat|drink|want)"
+    r"|(don't|do not) (like|want|enjoy|drink|eat))\b",
+    re.IGNORECASE,
+)
 _LIKE = re.compile(r"\b(love|like|prefer|enjoy|adore|favou?rite|fond of|rather)\b", re.IGNORECASE)
 
 
@@ -27,8 +34,8 @@ def sentences(text: str) -> list[str]:
 def extract_statements(text: str) -> list[Fact | Preference]:
     """The first-person statements of a message, verbatim, in order, each once.
 
-    A statement is a sentence of at least three words that speaks of the speaker and is neither a question nor a
-    request. It is a `Preference` if it says what the speaker likes or does not, else a `Fact`. Rules, not
+    A statement is a sentence of at least three words that speaks of the speaker and is neither a question nor
+    a request. It is a `Preference` if it says what the speaker likes or does not, else a `Fact`. Rules, not
     understanding: for other languages and for facts between the lines, pass an extractor that uses a model.
 
     Args:
@@ -36,7 +43,7 @@ def extract_statements(text: str) -> list[Fact | Preference]:
     """
     found: dict[str, Fact | Preference] = {}
     for sentence in sentences(text):
-        if sentence.endswith("?") or len(sentence.split()) < 3:
+        if sentence.rstrip("\"')]").endswith("?") or len(sentence.split()) < 3:
             continue
         if not _FIRST_PERSON.search(sentence) or _TALK.match(sentence):
             continue

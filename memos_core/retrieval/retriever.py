@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from memos_core.cube import MemCube
-from memos_core.errors import InvalidArgument
-from memos_core.retrieval.chroma import MAX_BATCH, ChromaIndex
-from memos_core.retrieval.embedder import Embedder
+from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.retrieval.chroma import MAX_BATCH, ChromaIndex, IndexDamaged
+from memos_core.retrieval.embedder import Embedder, installed
 from memos_core.retrieval.fusion import fuse, query_words
 from memos_core.vault import CubeFilter, Vault
+from memos_core.vault.vectors import Matrix
 
 log = logging.getLogger("memos_core.retrieval")
 IndexKind = Literal["auto", "chroma", "exact"]
@@ -43,25 +43,34 @@ class Retriever:
 
     Args:
         vault: the truth. embedder: None for lexical search only.
-        index: "exact" never uses Chroma; "chroma" always feeds it and asks it for every scope; "auto" does both
-            from `EXACT_BELOW` vectors on, where chromadb is installed.
+        index: "exact" never uses Chroma; "chroma" always feeds it and asks it for every scope; "auto" does
+            both from `EXACT_BELOW` vectors on, where chromadb is installed.
     """
 
     def __init__(self, vault: Vault, embedder: Embedder | None, *, index: IndexKind = "auto") -> None:
         if index not in ("auto", "chroma", "exact"):
             raise InvalidArgument(f"index must be 'auto', 'chroma' or 'exact', got {index!r}")
+        if index == "chroma" and not installed("chromadb"):
+            raise missing_extra("chromadb", "chroma")
         self.vault = vault
         self.embedder = embedder
         self._kind: IndexKind = index if vault.location.home else "exact"
         self._chroma: ChromaIndex | None = None
         self._lock = threading.RLock()  # one thread embeds and feeds at a time
-        if embedder is not None and any(e != embedder.name for e in vault.vectors.embedders()):
+        self._dims: int | None = None
+        if embedder is not None:
             vault.vectors.reset(embedder.name)
 
     # -- indexing ------------------------------------------------------------------------------------------
 
-    def apply_pending(self, which: CubeFilter | None = None) -> int:
-        """Embed cubes that have no vector yet; all of them, or those that match. Returns how many."""
+    def apply_pending(
+        self, which: CubeFilter | None = None, *, should_yield: Callable[[], None] | None = None
+    ) -> int:
+        """Embed cubes that have no vector yet; all of them, or those that match. Returns how many.
+
+        Args:
+            should_yield: called between batches; may raise to give up, what is done stays done.
+        """
         if self.embedder is None:
             return 0
         done = 0
@@ -71,45 +80,81 @@ class Retriever:
                 if not batch:
                     return done
                 vectors = self.embedder.embed_documents([text for _, _, text in batch])
-                self.vault.vectors.put([(id_, version) for id_, version, _ in batch], vectors, self.embedder.name)
+                self.vault.vectors.put(
+                    [(id_, version) for id_, version, _ in batch], vectors, self.embedder.name
+                )
                 done += len(batch)
+            if should_yield is not None:
+                should_yield()
 
-    def feed_index(self) -> int:
+    def feed_index(self, *, should_yield: Callable[[], None] | None = None) -> int:
         """Give Chroma the vectors it does not hold, if this process owns it. Returns how many."""
-        index, fed = self._index(), 0
-        while index is not None:
-            with self._lock:
-                rows = self.vault.vectors.outside_index(MAX_BATCH)
-                if not rows:
-                    break
-                matrix = np.frombuffer(b"".join(r.vector for r in rows), "<f4").reshape(len(rows), -1)
-                index.add([r.id for r in rows], [(r.tenant, r.user) for r in rows], matrix)
-                self.vault.vectors.mark_indexed([(r.id, r.version) for r in rows])
-                fed += len(rows)
+        if not self._wants_index():
+            return 0
+        fed = 0
+        with self._lock:
+            index = self._index()
+            if index is None or self.embedder is None:
+                return 0
+            try:
+                self._reconcile(index)
+                while rows := self.vault.vectors.outside_index(self.embedder.name, MAX_BATCH):
+                    matrix = np.frombuffer(b"".join(r.vector for r in rows), "<f4").reshape(len(rows), -1)
+                    index.add([r.id for r in rows], [(r.tenant, r.user) for r in rows], matrix)
+                    self.vault.vectors.mark_indexed([(r.id, r.version) for r in rows])
+                    fed += len(rows)
+                    if should_yield is not None:
+                        should_yield()
+            except IndexDamaged as err:
+                self._start_over(index, err)
         return fed
 
     def forget(self, ids: list[str]) -> None:
-        """Take deleted cubes out of Chroma. (A hit that the vault no longer has is dropped in any case.)"""
-        if self._chroma is not None and self._chroma.owned and ids:
-            with self._lock:
-                self._chroma.remove(ids)
+        """Take deleted cubes out of Chroma. (A hit that the vault no longer has is dropped in any case; what
+        another process deleted goes when this one feeds the index next.)"""
+        with self._lock:
+            if self._chroma is not None and self._chroma.owned and ids:
+                try:
+                    self._chroma.remove(ids)
+                except IndexDamaged as err:
+                    self._start_over(self._chroma, err)
+
+    def _wants_index(self) -> bool:
+        """Whether there is anything that Chroma would be asked about."""
+        if self._kind == "exact" or self.embedder is None:
+            return False
+        return self._kind == "chroma" or self.vault.vectors.total() > EXACT_BELOW
+
+    def _reconcile(self, index: ChromaIndex) -> None:
+        """Make Chroma hold what the vault says it holds: its files may be lost, or older than the vault."""
+        expected = self.vault.vectors.total(only_in_index=True)
+        held = index.count()
+        if held > expected:
+            ids = index.ids()
+            known = self.vault.vectors.known(ids)
+            index.remove([i for i in ids if i not in known])
+        elif held < expected:
+            self.vault.vectors.reset_index()
+
+    def _start_over(self, index: ChromaIndex, err: Exception) -> None:
+        index.rebuild(err)
+        self.vault.vectors.reset_index()
 
     def _index(self) -> ChromaIndex | None:
         """Chroma, opened at first need; None where it is not wanted, not installed or another process's."""
-        if self._kind == "exact" or self.embedder is None or self.vault.location.home is None:
+        home = self.vault.location.home
+        if self._kind == "exact" or self.embedder is None or home is None:
             return None
         with self._lock:
             if self._chroma is None:
                 try:
-                    self._chroma = ChromaIndex(self.vault.location.home / "chroma", self.embedder.name, self.vault.id)
+                    self._chroma = ChromaIndex(home / "chroma", self.embedder.name, self.vault.id)
                 except ImportError as err:
                     if self._kind == "chroma":
                         raise
                     log.warning("large scopes are searched exactly: %s", err)
                     self._kind = "exact"
                     return None
-                if self._chroma.owned and self._chroma.was_empty:
-                    self.vault.vectors.reset()
             return self._chroma if self._chroma.owned else None
 
     # -- search --------------------------------------------------------------------------------------------
@@ -155,16 +200,34 @@ class Retriever:
     def _semantic(self, query: str, which: CubeFilter, pool: int) -> dict[str, float]:
         if self.embedder is None or not query.strip():
             return {}
+        # A lone surrogate in a question is no reason to find nothing; embedders cannot take one.
+        vector = self.embedder.embed_query(query.encode(errors="replace").decode())
+        if self._dims != len(vector):  # a model of the same name may have changed since the vault was written
+            self.vault.vectors.reset(self.embedder.name, len(vector))
+            self._dims = len(vector)
         self.apply_pending(which)
-        vector = self.embedder.embed_query(query)
         if self._kind == "exact" or (self._kind == "auto" and self.vault.vectors.count(which) <= EXACT_BELOW):
-            return _nearest(*self.vault.vectors.load(which), vector, pool)
-        index = self._index()
-        if index is None:
-            return _nearest(*self.vault.vectors.load(which), vector, pool)
+            return self._exact(which, vector, pool)
         self.feed_index()
-        found = dict(index.query(vector, which.scope, pool))
-        return {**found, **_nearest(*self.vault.vectors.load(which, only_outside_index=True), vector, pool)}
+        with self._lock:
+            index = self._index()
+            if index is None:
+                return self._exact(which, vector, pool)
+            try:
+                found = dict(index.query(vector, which.scope, pool))
+            except IndexDamaged as err:
+                self._start_over(index, err)
+                return self._exact(which, vector, pool)
+        return {**found, **self._exact(which, vector, pool, only_outside_index=True)}
+
+    def _exact(
+        self, which: CubeFilter, vector: Matrix, pool: int, *, only_outside_index: bool = False
+    ) -> dict[str, float]:
+        assert self.embedder is not None
+        ids, matrix = self.vault.vectors.load(
+            which, self.embedder.name, only_outside_index=only_outside_index
+        )
+        return _nearest(ids, matrix, vector, pool)
 
     def close(self) -> None:
         """Release Chroma's folder."""
@@ -174,11 +237,9 @@ class Retriever:
                 self._chroma = None
 
 
-def _nearest(ids: list[str], matrix: npt.NDArray[np.float32], vector: npt.NDArray[np.float32], k: int) -> dict[str, float]:
+def _nearest(ids: list[str], matrix: Matrix, vector: Matrix, k: int) -> dict[str, float]:
     if not ids:
         return {}
     scores = matrix @ vector
     top = np.argpartition(-scores, k - 1)[:k] if len(ids) > k else np.arange(len(ids))
     return {ids[i]: float(scores[i]) for i in top}
-
-

@@ -34,12 +34,16 @@ def hotness(cube: MemCube, at: datetime, half_life: timedelta = HALF_LIFE) -> fl
 
 
 def plan_resident(
-    candidates: Sequence[MemCube], current: Sequence[str], count_tokens: Callable[[str], int], budget: int, at: datetime
+    candidates: Sequence[MemCube],
+    current: Sequence[str],
+    count_tokens: Callable[[str], int],
+    budget: int,
+    at: datetime,
 ) -> Residents:
     """Choose the hottest memories that fit, and keep the prompt's beginning as it was.
 
-    Memories that are resident already keep their order and stand first; new ones come behind them. So an added
-    memory leaves the KV cache of all that is before it valid.
+    Memories that are resident already keep their order and stand first; new ones come behind them. So an
+    added memory leaves the KV cache of all that is before it valid.
 
     Args:
         candidates: the user's memories.

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from memos_core.cube import Activation, Descriptive, Header, MemCube, Scope, Source, State, now
-from memos_core.errors import MemOSError
+from memos_core.cube import ANY_USER, Activation, Descriptive, Header, MemCube, Scope, Source, State, now
+from memos_core.errors import MemOSError, VaultError
 from memos_core.prompt import DEFAULT_SYSTEM, system_with_memory
 from memos_core.retrieval import Retriever
 from memos_core.scheduler.planner import HALF_LIFE, plan_resident
@@ -66,7 +66,7 @@ class Decision:
     """One thing the scheduler did, and why.
 
     Args:
-        action: "plan", "preload" (brought in what was on disk), "build" (computed), "keep", "drop" or "error".
+        action: "plan", "preload" (what was on disk), "build" (computed), "keep", "drop" or "error".
         tokens: length of the prefix or of the memories. seconds: how long it took, in the background.
     """
 
@@ -91,12 +91,21 @@ class MemScheduler:
     Args:
         vault: where plans and behaviour are kept. retriever: indexes new cubes in the background.
         resident_tokens: the most tokens the resident memories of one scope may take.
+        expire: deletes what has outlived its ttl; called between turns.
     """
 
-    def __init__(self, vault: Vault, retriever: Retriever, *, resident_tokens: int = 3072) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        retriever: Retriever,
+        *,
+        resident_tokens: int = 3072,
+        expire: Callable[[], None] | None = None,
+    ) -> None:
         self._vault = vault
         self._retriever = retriever
         self.resident_tokens = resident_tokens
+        self._expire = expire
         self._engine: PrefixEngine | None = None
         self._decisions: deque[Decision] = deque(maxlen=1000)
         self._reads: Counter[str] = Counter()
@@ -123,11 +132,18 @@ class MemScheduler:
         if cubes:
             self._submit("index", None, self._index)
 
-    def forgot(self, scope: Scope, ids: Sequence[str]) -> None:
-        """These cubes were deleted; who had them resident gets a new plan at the end of the next turn."""
-        if ids:
-            home = _home(scope)
-            self._note(Decision(home, "drop", f"{len(ids)} cubes were deleted; the KV caches made from them went too", cubes=len(ids)))
+    def forgot(self, gone: Sequence[MemCube]) -> None:
+        """These cubes were deleted: their KV caches go now; who had them resident gets a new plan with the
+        next turn."""
+        keys = [c.payload.key for c in gone if isinstance(c.payload, Activation)]
+        if self._engine is not None and keys:
+            self._engine.forget(keys)
+        for home, n in Counter(_home(c.scope) for c in gone).items():
+            self._note(
+                Decision(home, "drop", f"{n} cubes were deleted, KV caches made from them included", n)
+            )
+        if gone:
+            self._submit("index", None, self._index)
 
     def turn(self, scope: Scope, system: str | None = None) -> None:
         """A turn of this scope ended: prepare the next one.
@@ -135,9 +151,12 @@ class MemScheduler:
         Args:
             system: the system text in front of this agent's prompts; None keeps the one known.
         """
+        if scope.user == ANY_USER:
+            return  # a view of many users has no prompt of its own
         home = _home(scope)
         if system is not None:
             self._systems[home] = system
+        self._submit("index", None, self._index)
         self._submit("turn", home, lambda: self._prepare(home))
 
     def attach(self, engine: PrefixEngine) -> None:
@@ -150,7 +169,14 @@ class MemScheduler:
     def resident(self, scope: Scope) -> list[MemCube]:
         """The memories resident in this scope's session, in prompt order: those of the plan the session began
         with, as they are now; deleted ones are left out."""
-        plan = self._vault.plans.for_session(scope)
+        if scope.user == ANY_USER:
+            return []
+        try:
+            plan = self._vault.plans.for_session(scope)
+        except VaultError as err:
+            # Advice only: where a session cannot be noted down, its prompts are right without a plan.
+            log.warning("no resident memory for %s: %s", scope, err)
+            return []
         return self._cubes_of(plan) if plan else []
 
     def explain(self, scope: Scope | None = None) -> list[Decision]:
@@ -179,7 +205,10 @@ class MemScheduler:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        self._flush_reads()
+        try:
+            self._flush_reads()
+        except MemOSError as err:
+            log.warning("the last reads were not counted: %s", err)
 
     def _submit(self, kind: str, scope: Scope | None, job: Callable[[], None]) -> None:
         with self._wake:
@@ -226,13 +255,15 @@ class MemScheduler:
             self._vault.record_reads(reads, now(), HALF_LIFE)
 
     def _index(self) -> None:
-        self._retriever.apply_pending()
-        self._retriever.feed_index()
+        if self._expire is not None:
+            self._expire()
+        self._vault.scrub()
+        self._retriever.apply_pending(should_yield=self._checkpoint)
+        self._retriever.feed_index(should_yield=self._checkpoint)
 
     def _prepare(self, scope: Scope) -> None:
-        """Between turns: index, plan, and have the next prompt's prefix in place."""
+        """Between turns: plan, and have the next prompt's prefix in place."""
         self._flush_reads()
-        self._index()
         plan = self._plan(scope)
         if plan is not None and self._engine is not None:
             self._load(plan, "the turn ended")
@@ -245,7 +276,9 @@ class MemScheduler:
         candidates = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
         count = self._engine.count_tokens if self._engine else (lambda text: len(text) // 3 + 1)
         before = current.cube_ids if current else ()
-        chosen = plan_resident(candidates, before, lambda text: count(f"- {text}\n"), self.resident_tokens, now())
+        chosen = plan_resident(
+            candidates, before, lambda text: count(f"- {text}\n"), self.resident_tokens, now()
+        )
         ids = tuple(c.id for c in chosen.cubes)
         if current and ids == current.cube_ids and system == current.system:
             return current
@@ -261,7 +294,12 @@ class MemScheduler:
         """A process begins: bring in what the most recently active scopes will need, newest first."""
         for plan in self._vault.plans.recent():
             self._checkpoint()
-            self._load(plan, f"{plan.scope.user or 'this scope'} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
+            who = plan.scope.user or "this scope"
+            try:
+                self._load(plan, f"{who} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
+            except MemOSError as err:  # the others' need not wait for this one
+                log.warning("the scheduler's preload for %s failed: %s", plan.scope, err)
+                self._note(Decision(plan.scope, "error", f"preload failed: {err}"))
 
     def _load(self, plan: Plan, why: str) -> None:
         engine = self._engine
@@ -273,17 +311,37 @@ class MemScheduler:
         tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
         tier = engine.warm(tokens, plan.scope)
         record = self._vault.find(CubeFilter(plan.scope, namespace=KV_NAMESPACE, kinds=["activation"]))
-        mine = [c for c in record if c.payload.kind == "activation" and c.payload.model == engine.model_fingerprint]
+        mine = [
+            c
+            for c in record
+            if isinstance(c.payload, Activation)
+            and c.payload.model == engine.model_fingerprint
+            and c.scope == plan.scope
+        ]
         if tier is not None:
-            action, reason = ("preload", f"{why}; its KV was on disk") if tier == "disk" else ("keep", f"{why}; its KV is in memory already")
+            action, reason = (
+                ("preload", f"{why}; its KV was on disk")
+                if tier == "disk"
+                else ("keep", f"{why}; its KV is in memory already")
+            )
             nbytes = sum(c.payload.nbytes for c in mine if c.payload.kind == "activation")
-            self._note(Decision(plan.scope, action, reason, len(cubes), len(tokens), nbytes, time.perf_counter() - started))
+            self._note(
+                Decision(
+                    plan.scope, action, reason, len(cubes), len(tokens), nbytes, time.perf_counter() - started
+                )
+            )
             return
         sources = tuple((c.id, c.version) for c in cubes)
-        kv = engine.prefill(tokens, plan.scope, derived_from=sources, save=True, should_yield=self._checkpoint)
+        kv = engine.prefill(
+            tokens, plan.scope, derived_from=sources, save=True, should_yield=self._checkpoint
+        )
         self._record(plan, kv, sources, mine)
         reason = f"{why}; its KV was nowhere yet ({plan.reason})"
-        self._note(Decision(plan.scope, "build", reason, len(cubes), len(tokens), kv.nbytes, time.perf_counter() - started))
+        self._note(
+            Decision(
+                plan.scope, "build", reason, len(cubes), len(tokens), kv.nbytes, time.perf_counter() - started
+            )
+        )
 
     def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:
         """Write down the KV cache as an activation cube, and drop the ones it replaces."""
@@ -294,19 +352,23 @@ class MemScheduler:
             namespace=KV_NAMESPACE,
             key=kv.key,
             payload=Activation(
-                model=engine.model_fingerprint, tokenizer=engine.tokenizer_fingerprint, key=kv.key, n_tokens=kv.n_tokens, nbytes=kv.nbytes
+                model=engine.model_fingerprint,
+                tokenizer=engine.tokenizer_fingerprint,
+                key=kv.key,
+                n_tokens=kv.n_tokens,
+                nbytes=kv.nbytes,
             ),
             header=Header(descriptive=Descriptive(semantic_type="kv", origin="distilled")),
             derived_from=tuple(Source(id=i, version=v) for i, v in sources),
         )
-        replaced = [c for c in old if c.key != kv.key and c.scope == plan.scope]
-        self._vault.put([cube], _ACTOR)
+        replaced = [c for c in old if c.key != kv.key]
+        [stored] = self._vault.put([cube], _ACTOR)
         self._vault.delete([c.id for c in replaced], _ACTOR)
         engine.forget([c.key for c in replaced])
         # A source may have been deleted while this was computed: then this must not stay either.
         alive = self._vault.get(CubeFilter(plan.scope, states=None), [i for i, _ in sources])
         if len(alive) < len(sources):
-            self._vault.delete([cube.id], _ACTOR)
+            self._vault.delete([stored.id], _ACTOR)
             engine.forget([kv.key])
             raise MemOSError("a memory was deleted while its KV was computed; the KV is dropped")
 
@@ -318,5 +380,3 @@ class MemScheduler:
 def _home(scope: Scope) -> Scope:
     """The scope a plan belongs to: tenant, user and agent, whatever the session."""
     return scope.model_copy(update={"session": None})
-
-

@@ -6,4 +6,14 @@ from memos_core.vault.rows import CubeFilter
 from memos_core.vault.tables import SCHEMA_VERSION
 from memos_core.vault.vault import Actor, AuditRecord, Order, Vault
 
-__all__ = ["SCHEMA_VERSION", "Actor", "AuditRecord", "CubeFilter", "Location", "Order", "Plan", "Vault", "locate"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Actor",
+    "AuditRecord",
+    "CubeFilter",
+    "Location",
+    "Order",
+    "Plan",
+    "Vault",
+    "locate",
+]

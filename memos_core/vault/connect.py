@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, select
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect, select
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from memos_core.errors import InvalidArgument, VaultError, VaultNewer
 from memos_core.vault import tables as t
 
 _FILE_SUFFIXES = {".db", ".sqlite", ".sqlite3"}
 _BUSY_MS = 60_000
+_POOL_S = 120
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,17 @@ def locate(url: str | os.PathLike[str]) -> Location:
     """
     text = os.fspath(url)
     if text.startswith("sqlite://"):
-        text = text.removeprefix("sqlite:///") if text.startswith("sqlite:///") else text.removeprefix("sqlite://")
+        text = (
+            text.removeprefix("sqlite:///")
+            if text.startswith("sqlite:///")
+            else text.removeprefix("sqlite://")
+        )
         text = text or ":memory:"
     elif "://" in text:
-        raise InvalidArgument(f"url: {text.split('://')[0]}:// is not a vault this release can open; pass a folder, a .db file, sqlite:///PATH or :memory:")
+        raise InvalidArgument(
+            f"url: {text.split('://')[0]}:// is not a vault this release can open; "
+            "pass a folder, a .db file, sqlite:///PATH or :memory:"
+        )
     if text == ":memory:":
         return Location(None, None)
     if not text.strip() or "\x00" in text:
@@ -73,11 +83,14 @@ class Database:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._write_lock = threading.Lock()
+        self._closed = False
         if location.file is not None:
             try:
                 location.file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as err:
-                raise VaultError(f"cannot create the vault folder {location.file.parent}: {err.strerror or err}") from None
+                raise VaultError(
+                    f"cannot create the vault folder {location.file.parent}: {err.strerror or err}"
+                ) from None
         self.engine = _engine(location)
         try:
             self._set_up()
@@ -88,13 +101,21 @@ class Database:
     def _set_up(self) -> None:
         # Look before taking the write lock: opening an up-to-date vault writes nothing.
         with self.read() as conn:
-            if self.engine.dialect.has_table(conn, "meta") and self._check_version(conn):
+            if {"meta", "cubes"} <= set(inspect(conn).get_table_names()) and self._check_version(conn):
                 return
         with self.write() as conn:
+            tables = set(inspect(conn).get_table_names())
+            if tables and not {"meta", "cubes"} <= tables:
+                raise VaultError(
+                    f"{self.location.label} is another program's SQLite database; pass a path of its own"
+                )
             t.metadata.create_all(conn)
             conn.exec_driver_sql(t.FTS_DDL)
             if not self._check_version(conn):
-                rows = [{"key": "schema_version", "value": str(t.SCHEMA_VERSION)}, {"key": "vault_id", "value": uuid.uuid4().hex}]
+                rows = [
+                    {"key": "schema_version", "value": str(t.SCHEMA_VERSION)},
+                    {"key": "vault_id", "value": uuid.uuid4().hex},
+                ]
                 conn.execute(t.meta.insert(), rows)
 
     def _check_version(self, conn: Connection) -> bool:
@@ -102,7 +123,10 @@ class Database:
         if stored is None:
             return False
         if int(stored) > t.SCHEMA_VERSION:
-            raise VaultNewer(f"the vault {self.location.label} has schema version {stored}, this release reads up to {t.SCHEMA_VERSION}; upgrade memos-core")
+            raise VaultNewer(
+                f"the vault {self.location.label} has schema version {stored}, "
+                f"this release reads up to {t.SCHEMA_VERSION}; upgrade memos-core"
+            )
         return True
 
     @contextmanager
@@ -122,13 +146,39 @@ class Database:
     @contextmanager
     def _sentences(self) -> Iterator[None]:
         """Turn driver errors into one sentence each."""
+        if self._closed:
+            raise VaultError(f"the vault {self.location.label} is closed; open it again")
         try:
             yield
+        except UnicodeEncodeError:
+            raise InvalidArgument("a text holds a lone surrogate, which is not valid Unicode") from None
+        except OverflowError:
+            raise InvalidArgument("a number is too large for the vault (64 bits)") from None
+        except PoolTimeout:
+            raise VaultError(
+                f"the vault {self.location.label} was busy for {_POOL_S} seconds; use fewer threads at once"
+            ) from None
         except DBAPIError as err:
             raise VaultError(f"the vault {self.location.label} {_reason(err)}") from err
 
+    def truncate_log(self) -> None:
+        """Move the write-ahead log into the database and empty it, if nobody is using it right now."""
+        if self.location.file is None:
+            return
+        with self._sentences(), self.engine.connect() as conn:
+            dbapi = conn.connection.dbapi_connection
+            assert dbapi is not None
+            cursor = dbapi.cursor()
+            cursor.execute("PRAGMA busy_timeout=0")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+                cursor.close()
+
     def close(self) -> None:
-        """Close every connection. Using the database afterwards opens new ones."""
+        """Close every connection. What uses the database afterwards gets a VaultError."""
+        self._closed = True
         self.engine.dispose()
 
 
@@ -152,11 +202,13 @@ def _reason(err: DBAPIError) -> str:
 def _engine(location: Location) -> Engine:
     file = location.file
     # An in-memory vault has one connection, checked out by one thread at a time.
-    size: dict[str, Any] = {"pool_size": 8, "max_overflow": 24} if file else {"pool_size": 1, "max_overflow": 0}
+    size: dict[str, Any] = (
+        {"pool_size": 8, "max_overflow": 24} if file else {"pool_size": 1, "max_overflow": 0}
+    )
     engine = create_engine(
-        f"sqlite:///{file}" if file else "sqlite://",
+        URL.create("sqlite", database=str(file) if file else None),  # a path may hold "?" or "%"
         poolclass=QueuePool,
-        pool_timeout=120,
+        pool_timeout=_POOL_S,
         connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
         **size,
     )
@@ -175,6 +227,8 @@ def _engine(location: Location) -> Engine:
     @event.listens_for(engine, "begin")
     def _on_begin(conn: Connection) -> None:
         # A writer takes the write lock at once: upgrading a read later can fail with "locked".
-        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("memos_write") else "BEGIN")
+        conn.exec_driver_sql(
+            "BEGIN IMMEDIATE" if conn.get_execution_options().get("memos_write") else "BEGIN"
+        )
 
     return engine

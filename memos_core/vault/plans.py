@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, func, insert, select
 
 from memos_core.cube import Scope, new_id, now
 from memos_core.vault import tables as t
@@ -69,11 +69,13 @@ class PlanTable:
         with self._db.read() as conn:
             plan_id = conn.execute(held).scalar()
         if plan_id is None:
-            current = self.current(scope)
+            p = t.plans.c
+            newest = select(func.max(p.id)).where(*(p[k] == v for k, v in _address(scope).items()))
             with self._db.write() as conn:
                 plan_id = conn.execute(held).scalar()  # another process may have begun it meanwhile
                 if plan_id is None:
-                    plan_id = current.id if current else ""
+                    # In one transaction, so that no newer plan prunes this one before it is held.
+                    plan_id = conn.execute(newest).scalar() or ""
                     conn.execute(insert(t.session_plans).values(plan_id=plan_id, **address))
         with self._db.read() as conn:
             row = conn.execute(select(t.plans).where(t.plans.c.id == plan_id)).one_or_none()
@@ -81,12 +83,18 @@ class PlanTable:
 
     def recent(self, limit: int = 32) -> list[Plan]:
         """The current plan of each scope, the most recently planned first."""
-        newest = select(t.plans.c.id, t.plans.c.tenant, t.plans.c.user, t.plans.c.agent).order_by(t.plans.c.id.desc())
+        newest = select(t.plans.c.id, t.plans.c.tenant, t.plans.c.user, t.plans.c.agent).order_by(
+            t.plans.c.id.desc()
+        )
         with self._db.read() as conn:
             ids: dict[tuple[str, str, str], str] = {}
             for row in conn.execute(newest):
                 ids.setdefault((row.tenant, row.user, row.agent), row.id)
-            rows = conn.execute(select(t.plans).where(t.plans.c.id.in_(list(ids.values())[:limit])).order_by(t.plans.c.id.desc()))
+            rows = conn.execute(
+                select(t.plans)
+                .where(t.plans.c.id.in_(list(ids.values())[:limit]))
+                .order_by(t.plans.c.id.desc())
+            )
             return [_plan(r) for r in rows]
 
 
@@ -96,4 +104,6 @@ def _address(scope: Scope) -> dict[str, str]:
 
 def _plan(row: Row[Any]) -> Plan:
     scope = Scope(tenant=row.tenant, user=row.user or None, agent=row.agent or None)
-    return Plan(scope, row.system, tuple(json.loads(row.cube_ids)), row.reason, row.id, moment(row.planned_at))
+    return Plan(
+        scope, row.system, tuple(json.loads(row.cube_ids)), row.reason, row.id, moment(row.planned_at)
+    )

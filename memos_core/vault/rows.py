@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from sqlalchemy import ColumnElement, Row, and_, or_
 from memos_core.cube import (
     ANY_USER,
     LIVE,
+    MAX_DEPTH,
     Activation,
     Behaviour,
     Descriptive,
@@ -29,6 +31,7 @@ from memos_core.cube import (
     StructureRegistry,
     dump_json,
     now,
+    to_json,
 )
 from memos_core.errors import InvalidArgument
 from memos_core.vault import tables as t
@@ -45,7 +48,7 @@ class CubeFilter:
         namespace: cubes at or below this prefix; `exact_namespace` leaves out those below.
         types: semantic types; `not_types` leaves some out.
         kinds: payload kinds. states: life-cycle states (default: the live ones).
-        ids, keys: exactly these.
+        ids, keys: exactly these. expired: also what has outlived its ttl.
     """
 
     scope: Scope
@@ -57,6 +60,7 @@ class CubeFilter:
     states: Sequence[State] | None = LIVE
     ids: Sequence[str] | None = None
     keys: Sequence[str] | None = None
+    expired: bool = False
 
     def where(self) -> ColumnElement[bool]:
         """The filter as one SQL condition on `cubes`; every value is a bound parameter."""
@@ -68,14 +72,20 @@ class CubeFilter:
         if self.namespace or self.exact_namespace:
             prefix = pack_namespace(self.namespace)
             clauses.append(c.namespace == prefix if self.exact_namespace else between_prefix(prefix))
-        for column, values in ((c.semantic_type, self.types), (c.kind, self.kinds), (c.id, self.ids), (c.key, self.keys)):
+        for column, values in (
+            (c.semantic_type, self.types),
+            (c.kind, self.kinds),
+            (c.id, self.ids),
+            (c.key, self.keys),
+        ):
             if values is not None:
                 clauses.append(column.in_(values))
         if self.not_types:
             clauses.append(c.semantic_type.not_in(self.not_types))
         if self.states is not None:
             clauses.append(c.state.in_([str(x) for x in self.states]))
-        clauses.append(or_(c.expires_at.is_(None), c.expires_at > micros(now())))
+        if not self.expired:
+            clauses.append(or_(c.expires_at.is_(None), c.expires_at > micros(now())))
         return and_(*clauses)
 
 
@@ -92,7 +102,9 @@ def pack_namespace(namespace: Namespace) -> str:
     """
     for label in namespace:
         if not isinstance(label, str) or not label or any(ord(ch) < 32 for ch in label):
-            raise InvalidArgument(f"namespace: each label must be a non-empty string without control characters, got {label!r}")
+            raise InvalidArgument(
+                f"namespace: each label must be a non-empty string without control characters, got {label!r}"
+            )
     return "".join(label + t.SEP for label in namespace)
 
 
@@ -104,7 +116,9 @@ def unpack_namespace(packed: str) -> Namespace:
 def micros(moment: datetime) -> int:
     """Microseconds since the epoch. A moment without a zone is refused, not guessed."""
     if moment.tzinfo is None:
-        raise InvalidArgument(f"datetime {moment!r} has no time zone; pass an aware one, e.g. datetime.now(timezone.utc)")
+        raise InvalidArgument(
+            f"datetime {moment!r} has no time zone; pass an aware one, e.g. datetime.now(timezone.utc)"
+        )
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -150,13 +164,27 @@ def to_row(cube: MemCube) -> dict[str, Any]:
     }
 
 
-def from_row(row: Row[Any], structures: StructureRegistry) -> MemCube:
+def keep_row(row: Row[Any]) -> str:
+    """A row as JSON text, for `versions`: exactly what was stored, whatever its structure."""
+    return json.dumps(
+        {name: value for name, value in row._mapping.items() if name != "seq"}, ensure_ascii=False
+    )
+
+
+def from_kept(kept: str, structures: StructureRegistry) -> MemCube:
+    """The cube of a row that `keep_row` kept."""
+    return from_row(SimpleNamespace(**json.loads(kept)), structures)
+
+
+def from_row(row: Any, structures: StructureRegistry) -> MemCube:
     """A cube from a row of `cubes` joined with its `behaviour` (which may be missing)."""
     header = json.loads(row.header)
     return MemCube(
         id=row.id,
         version=row.version,
-        scope=Scope(tenant=row.tenant, user=row.user or None, agent=row.agent or None, session=row.session or None),
+        scope=Scope(
+            tenant=row.tenant, user=row.user or None, agent=row.agent or None, session=row.session or None
+        ),
         namespace=unpack_namespace(row.namespace),
         key=row.key,
         payload=_payload(row.kind, row.text, json.loads(row.payload), structures),
@@ -180,7 +208,7 @@ def from_row(row: Row[Any], structures: StructureRegistry) -> MemCube:
             else Behaviour(),
         ),
         state=State(row.state),
-        frozen=row.frozen,
+        frozen=bool(row.frozen),
         derived_from=tuple(Source(id=i, version=v) for i, v in json.loads(row.derived_from)),
     )
 
@@ -188,12 +216,17 @@ def from_row(row: Row[Any], structures: StructureRegistry) -> MemCube:
 def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
     if not isinstance(payload, Plaintext):
         return payload.model_dump_json(exclude={"kind"})
-    data = payload.data.model_dump(mode="json") if isinstance(payload.data, BaseModel) else payload.data
+    for name in ("spoken_at", "valid_from", "valid_to"):
+        if getattr(payload, name) is not None:
+            micros(getattr(payload, name))
+    data = to_json(payload.data) if isinstance(payload.data, BaseModel) else payload.data
     times = payload.model_dump(mode="json", exclude={"kind", "text", "data"}, exclude_none=True)
-    return dump_json({"data": data, **times})
+    return dump_json({"data": data, **times}, max_depth=MAX_DEPTH + 1)
 
 
-def _payload(kind: str, text: str, stored: dict[str, Any], structures: StructureRegistry) -> Plaintext[Any] | Activation | Parametric:
+def _payload(
+    kind: str, text: str, stored: dict[str, Any], structures: StructureRegistry
+) -> Plaintext[Any] | Activation | Parametric:
     if kind == "activation":
         return Activation(**stored)
     if kind == "parametric":
@@ -206,5 +239,7 @@ def _storable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidArgument("text holds a lone surrogate, which is not valid Unicode; re-encode it before writing") from None
+        raise InvalidArgument(
+            "text holds a lone surrogate, which is not valid Unicode; re-encode it before writing"
+        ) from None
     return text

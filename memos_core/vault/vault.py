@@ -7,21 +7,44 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Float, Integer, Select, bindparam, column, delete, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Float,
+    Integer,
+    Select,
+    bindparam,
+    column,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
-from memos_core.cube import MemCube, Namespace, Scope, State, StructureRegistry, now
+from memos_core.cube import ANY_USER, LIVE, MemCube, Namespace, Scope, State, StructureRegistry, now
 from memos_core.cube import lifecycle as rules
 from memos_core.errors import InvalidArgument, NotFound, VersionConflict
 from memos_core.vault import tables as t
 from memos_core.vault.checkpoints import CheckpointTable
 from memos_core.vault.connect import Database, Location, locate
 from memos_core.vault.plans import PlanTable
-from memos_core.vault.rows import CubeFilter, from_row, micros, moment, to_row, unpack_namespace
+from memos_core.vault.rows import (
+    CubeFilter,
+    from_kept,
+    from_row,
+    keep_row,
+    micros,
+    moment,
+    to_row,
+    unpack_namespace,
+)
 from memos_core.vault.vectors import VectorTable
 
 Order = Literal["created", "-created", "-updated"]
 _ORDERS = {"created": t.cubes.c.id, "-created": t.cubes.c.id.desc(), "-updated": t.cubes.c.updated_at.desc()}
 _CHUNK = 500
+_SCRUB = "scrub"  # in `meta`: there are deletions whose text `Vault.scrub` has to clear from the files
 _BEHAVIOUR = (t.behaviour.c.reads, t.behaviour.c.last_read, t.behaviour.c.frequency)
 
 
@@ -69,7 +92,7 @@ class Vault:
     def id(self) -> str:
         """The vault's own id, given when it was made."""
         with self.db.read() as conn:
-            return conn.execute(select(t.meta.c.value).where(t.meta.c.key == "vault_id")).scalar_one()
+            return str(conn.execute(select(t.meta.c.value).where(t.meta.c.key == "vault_id")).scalar_one())
 
     def close(self) -> None:
         """Close the database. What was acknowledged is on the disk already."""
@@ -77,13 +100,22 @@ class Vault:
 
     # -- write ---------------------------------------------------------------------------------------------
 
-    def put(self, cubes: Sequence[MemCube], actor: Actor, *, expected_version: int | None = None) -> list[MemCube]:
+    def put(
+        self,
+        cubes: Sequence[MemCube],
+        actor: Actor,
+        *,
+        expected_version: int | None = None,
+        displaced: list[MemCube] | None = None,
+    ) -> list[MemCube]:
         """Store cubes in one transaction: all of them or none. A cube at an address that is taken
-        (same tenant, user, namespace and key) replaces what is there as its next version.
+        (same tenant, user, namespace and key) replaces what is there as its next version. What is there but
+        has expired is deleted: the cube begins at version 1.
 
         Args:
             cubes: new cubes, or changed ones. The later of two with the same address wins.
-            expected_version: with one cube, the version it must replace.
+            expected_version: with one cube, the version it must replace; 0 if there must be none.
+            displaced: expired cubes that had to go, and what was derived from them, are added to it.
 
         Returns:
             The cubes as stored, with their ids and versions, in the order given.
@@ -92,37 +124,57 @@ class Vault:
             InvalidArgument: something in a cube cannot be stored, or the cube it replaces is frozen.
             VersionConflict: `expected_version` is not the stored one.
         """
+        if expected_version is not None and len(cubes) != 1:
+            raise InvalidArgument(f"expected_version is for one cube at a time, got {len(cubes)}")
         rows = [to_row(cube) for cube in cubes]
+        stored: list[MemCube] = []
+        gone: list[MemCube] = []
         with self.db.write() as conn:
-            stored: list[MemCube] = []
             for cube, row in zip(cubes, rows, strict=True):
-                old = self._at_address(conn, row)
-                if expected_version is not None and (old.version if old else 0) != expected_version:
+                found = self._at_address(conn, row)
+                old = from_row(found, self.structures) if found else None
+                if old is not None and _has_expired(old):
+                    gone += self._delete(conn, [old.id], actor)
+                    found = old = None
+                version = old.version if old else 0
+                if expected_version not in (None, version):
                     raise VersionConflict(
-                        f"expected_version={expected_version}, but the cube {row['key']!r} has version {old.version if old else 0}; read it again"
+                        f"expected_version={expected_version}, but the cube {row['key']!r} has version "
+                        f"{version}; read it again"
                     )
-                stored.append(self._replace(conn, old, cube) if old else self._insert(conn, cube, row))
+                stored.append(
+                    self._replace(conn, keep_row(found), old, cube) if old else self._insert(conn, cube, row)
+                )
             _audit(conn, actor, [("write" if c.version == 1 else "update", c, "") for c in stored])
+        if displaced is not None:
+            displaced += gone
         return stored
 
-    def _at_address(self, conn: Connection, row: Mapping[str, Any]) -> MemCube | None:
+    def _at_address(self, conn: Connection, row: Mapping[str, Any]) -> Any:
         c = t.cubes.c
-        query = _with_behaviour().where(
-            c.tenant == row["tenant"], c.user == row["user"], c.namespace == row["namespace"], c.key == row["key"]
-        )
-        found = conn.execute(query).one_or_none()
-        return from_row(found, self.structures) if found else None
+        return conn.execute(
+            _with_behaviour().where(
+                c.tenant == row["tenant"],
+                c.user == row["user"],
+                c.namespace == row["namespace"],
+                c.key == row["key"],
+            )
+        ).one_or_none()
 
     def _insert(self, conn: Connection, cube: MemCube, row: dict[str, Any]) -> MemCube:
         if conn.execute(select(t.cubes.c.seq).where(t.cubes.c.id == row["id"])).first():
-            raise InvalidArgument(f"id {row['id']} belongs to a cube at another address; leave id out to make a new cube")
-        seq = conn.execute(insert(t.cubes).values(**row)).inserted_primary_key[0]  # type: ignore[index]
-        _after_write(conn, cube, seq)
-        return cube.model_copy(update={"key": row["key"]})
+            raise InvalidArgument(
+                f"id {row['id']} belongs to a cube at another address; leave id out to make a new cube"
+            )
+        new = {**row, "version": 1}
+        seq = conn.execute(insert(t.cubes).values(**new)).inserted_primary_key[0]  # type: ignore[index]
+        stored = cube.model_copy(update={"key": row["key"], "version": 1})
+        _after_write(conn, stored, seq)
+        return stored
 
-    def _replace(self, conn: Connection, old: MemCube, cube: MemCube) -> MemCube:
+    def _replace(self, conn: Connection, kept: str, old: MemCube, cube: MemCube) -> MemCube:
         if old.frozen:
-            raise InvalidArgument(f"the cube {old.key!r} is frozen and cannot be changed; unfreeze it first")
+            raise InvalidArgument(f"the cube {old.key!r} is frozen and cannot be changed, only deleted")
         header = cube.header.model_copy(
             update={
                 "descriptive": cube.header.descriptive.model_copy(
@@ -131,11 +183,23 @@ class Vault:
                 "behaviour": old.header.behaviour,
             }
         )
-        new = cube.model_copy(update={"id": old.id, "version": old.version + 1, "header": header, "state": old.state, "key": old.key})
+        new = cube.model_copy(
+            update={
+                "id": old.id,
+                "version": old.version + 1,
+                "header": header,
+                # What is written is found: an archived memory comes back to life with its new content.
+                "state": old.state if old.state in LIVE else State.ACTIVATED,
+                "key": old.key,
+            }
+        )
         seq = _forget_text(conn, old.id)
         conn.execute(
             insert(t.versions).values(
-                cube_id=old.id, version=old.version, cube=old.model_dump_json(), replaced_at=micros(header.descriptive.updated_at)
+                cube_id=old.id,
+                version=old.version,
+                cube=kept,
+                replaced_at=micros(header.descriptive.updated_at),
             )
         )
         conn.execute(update(t.cubes).where(t.cubes.c.seq == seq).values(**to_row(new)))
@@ -155,7 +219,37 @@ class Vault:
     def delete_where(self, which: CubeFilter, actor: Actor) -> list[MemCube]:
         """Like `delete`, for all cubes that match, in one transaction."""
         with self.db.write() as conn:
-            return self._delete(conn, list(conn.execute(select(t.cubes.c.id).where(which.where())).scalars()), actor)
+            return self._delete(
+                conn, list(conn.execute(select(t.cubes.c.id).where(which.where())).scalars()), actor
+            )
+
+    def purge_expired(self, actor: Actor) -> list[MemCube]:
+        """Delete what has outlived its ttl, whoever's it is; see `delete`."""
+        late = select(t.cubes.c.id).where(t.cubes.c.expires_at <= micros(now()))
+        with self.db.read() as conn:
+            ids = list(conn.execute(late).scalars())
+        if not ids:
+            return []
+        with self.db.write() as conn:
+            # Asked again: one may have been written anew meanwhile.
+            return self._delete(conn, list(conn.execute(late).scalars()), actor)
+
+    def scrub(self) -> bool:
+        """After deletions, remove the last traces of deleted text from the files: the text index keeps
+        deleted words until its segments are merged, the write-ahead log until it is truncated.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        flag = t.meta.c.key == _SCRUB
+        with self.db.read() as conn:
+            if conn.execute(select(t.meta.c.value).where(flag)).first() is None:
+                return False
+        with self.db.write() as conn:
+            conn.execute(text("INSERT INTO cube_fts(cube_fts) VALUES ('optimize')"))
+            conn.execute(delete(t.meta).where(flag))
+        self.db.truncate_log()
+        return True
 
     def _delete(self, conn: Connection, ids: list[str], actor: Actor) -> list[MemCube]:
         gone: list[MemCube] = []
@@ -166,10 +260,13 @@ class Vault:
                 .where(t.sources.c.source_id.in_(chunk), t.cubes.c.kind != "plaintext")
             )
             every = [*chunk, *(i for i in conn.execute(derived).scalars() if i not in chunk)]
-            gone += [from_row(r, self.structures) for r in conn.execute(_with_behaviour().where(t.cubes.c.id.in_(every)))]
+            gone += [
+                from_row(r, self.structures)
+                for r in conn.execute(_with_behaviour().where(t.cubes.c.id.in_(every)))
+            ]
             for id_ in every:
                 _forget_text(conn, id_, missing_ok=True)
-            for table, column in (
+            for table, owner in (
                 (t.versions, t.versions.c.cube_id),
                 (t.sources, t.sources.c.cube_id),
                 (t.behaviour, t.behaviour.c.cube_id),
@@ -177,7 +274,10 @@ class Vault:
                 (t.vectors, t.vectors.c.cube_id),
                 (t.cubes, t.cubes.c.id),
             ):
-                conn.execute(delete(table).where(column.in_(every)))
+                conn.execute(delete(table).where(owner.in_(every)))
+        if any(c.payload.kind == "plaintext" for c in gone):
+            conn.execute(delete(t.meta).where(t.meta.c.key == _SCRUB))
+            conn.execute(insert(t.meta).values(key=_SCRUB, value="1"))
         _audit(conn, actor, [("delete", c, "") for c in gone])
         return gone
 
@@ -189,18 +289,39 @@ class Vault:
         """
         with self.db.write() as conn:
             for chunk in _chunks(ids):
-                cubes = [from_row(r, self.structures) for r in conn.execute(_with_behaviour().where(t.cubes.c.id.in_(chunk)))]
+                cubes = [
+                    from_row(r, self.structures)
+                    for r in conn.execute(_with_behaviour().where(t.cubes.c.id.in_(chunk)))
+                ]
                 moving = [c for c in cubes if c.state != new]
                 for cube in moving:
                     rules.check(cube.state, new)
-                conn.execute(update(t.cubes).where(t.cubes.c.id.in_([c.id for c in moving])).values(state=str(new)))
+                conn.execute(
+                    update(t.cubes).where(t.cubes.c.id.in_([c.id for c in moving])).values(state=str(new))
+                )
                 _audit(conn, actor, [(f"state:{new}", c, cause) for c in moving])
 
     # -- read ----------------------------------------------------------------------------------------------
 
-    def find(self, which: CubeFilter, *, order: Order = "created", limit: int | None = None, offset: int = 0) -> list[MemCube]:
-        """Cubes that match, in order."""
-        query = _with_behaviour().where(which.where()).order_by(_ORDERS[order], t.cubes.c.id).limit(limit).offset(offset)
+    def find(
+        self, which: CubeFilter, *, order: Order = "created", limit: int | None = None, offset: int = 0
+    ) -> list[MemCube]:
+        """Cubes that match, in order.
+
+        Raises:
+            InvalidArgument: an unknown order, or a negative limit or offset.
+        """
+        if order not in _ORDERS:
+            raise InvalidArgument(f"order must be one of {', '.join(_ORDERS)}, got {order!r}")
+        if offset < 0 or (limit is not None and limit < 0):
+            raise InvalidArgument(f"limit and offset must be 0 or more, got {limit} and {offset}")
+        query = (
+            _with_behaviour()
+            .where(which.where())
+            .order_by(_ORDERS[order], t.cubes.c.id)
+            .limit(limit)
+            .offset(offset)
+        )
         with self.db.read() as conn:
             return [from_row(row, self.structures) for row in conn.execute(query)]
 
@@ -234,19 +355,16 @@ class Vault:
             current = conn.execute(_with_behaviour().where(t.cubes.c.id == cube_id)).one_or_none()
             if current is None:
                 raise NotFound(f"cube {cube_id!r} does not exist")
-            old = conn.execute(select(t.versions.c.cube).where(t.versions.c.cube_id == cube_id).order_by(t.versions.c.version))
-            return [*(self._parse(j) for j in old.scalars()), from_row(current, self.structures)]
-
-    def _parse(self, stored: str) -> MemCube:
-        cube = MemCube.model_validate_json(stored)
-        payload = cube.payload
-        if payload.kind != "plaintext":
-            return cube
-        data = self.structures.load(payload.structure, payload.structure_version, payload.data)
-        return cube.model_copy(update={"payload": payload.model_copy(update={"data": data})})
+            old = conn.execute(
+                select(t.versions.c.cube)
+                .where(t.versions.c.cube_id == cube_id)
+                .order_by(t.versions.c.version)
+            )
+            earlier = [from_kept(kept, self.structures) for kept in old.scalars()]
+            return [*earlier, from_row(current, self.structures)]
 
     def lexical(self, words: Sequence[str], which: CubeFilter, limit: int) -> list[tuple[str, float]]:
-        """Full-text search: cubes holding any of the words, best first, as (id, BM25 score; higher is better).
+        """Full-text search: cubes holding any of the words, best first, as (id, BM25 score).
 
         Args:
             words: plain words; they are quoted, never parsed as a query.
@@ -254,10 +372,16 @@ class Vault:
         if not words:
             return []
         match = " OR ".join('"' + w.replace('"', '""') + '"' for w in words)
-        fts = text("SELECT rowid AS seq, bm25(cube_fts) AS score FROM cube_fts WHERE cube_fts MATCH :match").columns(column("seq", Integer), column("score", Float))
+        fts = text(
+            "SELECT rowid AS seq, bm25(cube_fts) AS score FROM cube_fts WHERE cube_fts MATCH :match"
+        ).columns(column("seq", Integer), column("score", Float))
         hit = fts.bindparams(bindparam("match", match)).subquery("hit")
         query = (
-            select(t.cubes.c.id, hit.c.score).join(hit, hit.c.seq == t.cubes.c.seq).where(which.where()).order_by(hit.c.score).limit(limit)
+            select(t.cubes.c.id, hit.c.score)
+            .join(hit, hit.c.seq == t.cubes.c.seq)
+            .where(which.where())
+            .order_by(hit.c.score)
+            .limit(limit)
         )
         with self.db.read() as conn:
             return [(row.id, -float(row.score)) for row in conn.execute(query)]
@@ -265,33 +389,51 @@ class Vault:
     # -- behaviour and audit -------------------------------------------------------------------------------
 
     def record_reads(self, reads: Mapping[str, int], at: datetime, half_life: timedelta) -> None:
-        """Count reads of cubes. `frequency` decays by half every `half_life` before the new reads are added."""
+        """Count reads of cubes. `frequency` halves every `half_life` before the new reads are added."""
         stamp, half = micros(at), half_life / timedelta(microseconds=1)
         b = t.behaviour.c
         with self.db.write() as conn:
             for chunk in _chunks(reads):
                 known = {r.cube_id: r for r in conn.execute(select(t.behaviour).where(b.cube_id.in_(chunk)))}
-                for id_ in chunk:
+                alive = conn.execute(select(t.cubes.c.id).where(t.cubes.c.id.in_(chunk))).scalars()
+                for id_ in alive.all():
                     old, n = known.get(id_), reads[id_]
                     if old is None:
-                        conn.execute(insert(t.behaviour).values(cube_id=id_, reads=n, last_read=stamp, frequency=float(n)))
+                        conn.execute(
+                            insert(t.behaviour).values(
+                                cube_id=id_, reads=n, last_read=stamp, frequency=float(n)
+                            )
+                        )
                         continue
                     frequency = old.frequency * 0.5 ** (max(0, stamp - old.last_read) / half) + n
                     conn.execute(
-                        update(t.behaviour).where(b.cube_id == id_).values(reads=old.reads + n, last_read=stamp, frequency=frequency)
+                        update(t.behaviour)
+                        .where(b.cube_id == id_)
+                        .values(reads=old.reads + n, last_read=stamp, frequency=frequency)
                     )
 
     def audit_log(self, scope: Scope, *, cube_id: str | None = None, limit: int = 100) -> list[AuditRecord]:
         """The newest audit records of a scope's tenant and user first, of one cube or of all."""
-        query = select(t.audit).where(t.audit.c.tenant == scope.tenant).order_by(t.audit.c.seq.desc()).limit(limit)
-        if scope.user is not None:
-            query = query.where(t.audit.c.user == scope.user)
+        query = (
+            select(t.audit)
+            .where(t.audit.c.tenant == scope.tenant)
+            .order_by(t.audit.c.seq.desc())
+            .limit(limit)
+        )
+        if scope.user != ANY_USER:
+            query = query.where(t.audit.c.user == (scope.user or ""))
         if cube_id is not None:
             query = query.where(t.audit.c.cube_id == cube_id)
         with self.db.read() as conn:
             return [
-                AuditRecord(moment(r.at), r.principal, r.adapter, r.action, r.cube_id, r.version, r.detail) for r in conn.execute(query)
+                AuditRecord(moment(r.at), r.principal, r.adapter, r.action, r.cube_id, r.version, r.detail)
+                for r in conn.execute(query)
             ]
+
+
+def _has_expired(cube: MemCube) -> bool:
+    expires = cube.header.governance.expires_at
+    return cube.state is State.EXPIRED or (expires is not None and expires <= now())
 
 
 def _with_behaviour() -> Select[Any]:
@@ -306,20 +448,27 @@ def _after_write(conn: Connection, cube: MemCube, seq: int) -> None:
         conn.execute(insert(t.sources), rows)
     conn.execute(delete(t.index_queue).where(t.index_queue.c.cube_id == cube.id))
     if cube.payload.kind == "plaintext":
-        conn.execute(text("INSERT INTO cube_fts(rowid, text) VALUES (:seq, :text)"), {"seq": seq, "text": cube.text})
+        conn.execute(
+            text("INSERT INTO cube_fts(rowid, text) VALUES (:seq, :text)"), {"seq": seq, "text": cube.text}
+        )
         conn.execute(insert(t.index_queue).values(cube_id=cube.id, version=cube.version))
+    else:
+        conn.execute(delete(t.vectors).where(t.vectors.c.cube_id == cube.id))
 
 
 def _forget_text(conn: Connection, cube_id: str, *, missing_ok: bool = False) -> int:
     """Take a cube out of the text index; external-content FTS5 needs the old text for that."""
-    row = conn.execute(select(t.cubes.c.seq, t.cubes.c.text, t.cubes.c.kind).where(t.cubes.c.id == cube_id)).one_or_none()
+    row = conn.execute(
+        select(t.cubes.c.seq, t.cubes.c.text, t.cubes.c.kind).where(t.cubes.c.id == cube_id)
+    ).one_or_none()
     if row is None:
         if missing_ok:
             return 0
         raise NotFound(f"cube {cube_id!r} does not exist")
     if row.kind == "plaintext":
         conn.execute(
-            text("INSERT INTO cube_fts(cube_fts, rowid, text) VALUES ('delete', :seq, :text)"), {"seq": row.seq, "text": row.text}
+            text("INSERT INTO cube_fts(cube_fts, rowid, text) VALUES ('delete', :seq, :text)"),
+            {"seq": row.seq, "text": row.text},
         )
     return int(row.seq)
 
@@ -348,4 +497,3 @@ def _audit(conn: Connection, actor: Actor, entries: Sequence[tuple[str, MemCube,
 def _chunks(ids: Iterable[str]) -> Iterable[list[str]]:
     every = list(dict.fromkeys(ids))
     return (every[i : i + _CHUNK] for i in range(0, len(every), _CHUNK))
-

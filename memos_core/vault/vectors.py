@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from memos_core.vault import tables as t
 from memos_core.vault.connect import Database
@@ -44,16 +44,26 @@ class VectorTable:
         q, v = t.index_queue.c, t.vectors.c
         with self._db.write() as conn:
             for (id_, version), vector in zip(entries, vectors, strict=True):
-                done = conn.execute(delete(t.index_queue).where(q.cube_id == id_, q.version == version)).rowcount
+                done = conn.execute(
+                    delete(t.index_queue).where(q.cube_id == id_, q.version == version)
+                ).rowcount
                 if not done:
                     continue  # deleted, changed, or embedded by another process meanwhile
                 conn.execute(delete(t.vectors).where(v.cube_id == id_))
                 row = {"cube_id": id_, "version": version, "embedder": embedder, "in_index": False}
-                conn.execute(insert(t.vectors).values(vector=np.ascontiguousarray(vector, "<f4").tobytes(), **row))
+                conn.execute(
+                    insert(t.vectors).values(vector=np.ascontiguousarray(vector, "<f4").tobytes(), **row)
+                )
 
-    def load(self, which: CubeFilter, *, only_outside_index: bool = False) -> tuple[list[str], Matrix]:
-        """The vectors of the cubes that match, as ids and a matrix (ids x dims)."""
-        query = select(t.cubes.c.id, t.vectors.c.vector).join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id).where(which.where())
+    def load(
+        self, which: CubeFilter, embedder: str, *, only_outside_index: bool = False
+    ) -> tuple[list[str], Matrix]:
+        """The current vectors of the cubes that match, as ids and a matrix (ids x dims)."""
+        query = (
+            select(t.cubes.c.id, t.vectors.c.vector)
+            .join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id)
+            .where(which.where(), t.vectors.c.embedder == embedder, t.vectors.c.version == t.cubes.c.version)
+        )
         if only_outside_index:
             query = query.where(t.vectors.c.in_index.is_(False))
         with self._db.read() as conn:
@@ -61,16 +71,40 @@ class VectorTable:
 
     def count(self, which: CubeFilter) -> int:
         """How many of the cubes that match have a vector."""
-        query = select(func.count()).select_from(t.cubes).join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id).where(which.where())
+        query = (
+            select(func.count())
+            .select_from(t.cubes)
+            .join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id)
+            .where(which.where())
+        )
         with self._db.read() as conn:
             return conn.execute(query).scalar_one()
 
-    def outside_index(self, limit: int) -> list[Any]:
-        """Vectors that the ANN index does not hold yet, with their scope: rows of id, version, tenant, user, vector."""
+    def total(self, *, only_in_index: bool = False) -> int:
+        """How many vectors there are, or how many of them the ANN index should hold."""
+        query = select(func.count()).select_from(t.vectors)
+        if only_in_index:
+            query = query.where(t.vectors.c.in_index.is_(True))
+        with self._db.read() as conn:
+            return conn.execute(query).scalar_one()
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that have a vector."""
+        found: set[str] = set()
+        with self._db.read() as conn:
+            for i in range(0, len(ids), 500):
+                chunk = ids[i : i + 500]
+                query = select(t.vectors.c.cube_id).where(t.vectors.c.cube_id.in_(chunk))
+                found.update(conn.execute(query).scalars())
+        return found
+
+    def outside_index(self, embedder: str, limit: int) -> list[Any]:
+        """Vectors that the ANN index does not hold yet, with their scope: rows of id, version, tenant, user,
+        vector."""
         query = (
             select(t.cubes.c.id, t.vectors.c.version, t.cubes.c.tenant, t.cubes.c.user, t.vectors.c.vector)
             .join(t.vectors, t.vectors.c.cube_id == t.cubes.c.id)
-            .where(t.vectors.c.in_index.is_(False))
+            .where(t.vectors.c.in_index.is_(False), t.vectors.c.embedder == embedder)
             .order_by(t.cubes.c.seq)
             .limit(limit)
         )
@@ -82,20 +116,31 @@ class VectorTable:
         v = t.vectors.c
         with self._db.write() as conn:
             for id_, version in entries:
-                conn.execute(update(t.vectors).where(v.cube_id == id_, v.version == version).values(in_index=True))
+                conn.execute(
+                    update(t.vectors).where(v.cube_id == id_, v.version == version).values(in_index=True)
+                )
 
-    def reset(self, embedder: str | None = None) -> None:
-        """Start over: with `embedder`, queue every cube whose vector another embedder made; without,
-        mark every vector as absent from the ANN index."""
+    def reset_index(self) -> None:
+        """Mark every vector as absent from the ANN index."""
         with self._db.write() as conn:
-            if embedder is None:
-                conn.execute(update(t.vectors).values(in_index=False))
+            conn.execute(update(t.vectors).values(in_index=False))
+
+    def reset(self, embedder: str, dims: int | None = None) -> None:
+        """Queue every cube whose vector another embedder made, or whose length is not `dims`."""
+        stale = t.vectors.c.embedder != embedder
+        if dims is not None:
+            stale = or_(stale, func.length(t.vectors.c.vector) != 4 * dims)
+        with self._db.read() as conn:
+            if conn.execute(select(t.vectors.c.cube_id).where(stale).limit(1)).first() is None:
                 return
-            stale = select(t.vectors.c.cube_id).where(t.vectors.c.embedder != embedder)
+        with self._db.write() as conn:
+            ids = select(t.vectors.c.cube_id).where(stale)
             queued = select(t.index_queue.c.cube_id)
-            rows = select(t.cubes.c.id, t.cubes.c.version).where(t.cubes.c.id.in_(stale), t.cubes.c.id.not_in(queued))
+            rows = select(t.cubes.c.id, t.cubes.c.version).where(
+                t.cubes.c.id.in_(ids), t.cubes.c.id.not_in(queued)
+            )
             conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows))
-            conn.execute(delete(t.vectors).where(t.vectors.c.embedder != embedder))
+            conn.execute(delete(t.vectors).where(stale))
 
     def rebuild(self) -> int:
         """Drop all vectors and queue every plaintext cube; returns how many."""
@@ -104,11 +149,6 @@ class VectorTable:
             conn.execute(delete(t.index_queue))
             rows = select(t.cubes.c.id, t.cubes.c.version).where(t.cubes.c.kind == "plaintext")
             return conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows)).rowcount
-
-    def embedders(self) -> list[str]:
-        """The embedders whose vectors are stored."""
-        with self._db.read() as conn:
-            return list(conn.execute(select(t.vectors.c.embedder).distinct()).scalars())
 
 
 def _matrix(rows: Sequence[Any]) -> tuple[list[str], Matrix]:

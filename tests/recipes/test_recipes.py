@@ -18,7 +18,11 @@ def test_there_are_recipes() -> None:
 def test_recipe_runs_top_to_bottom(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit recipes without outputs"
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = "".join(o.get("text", "") + str(o.get("data", "")) for c in notebook.cells for o in c.get("outputs", []))
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    printed = "".join(
+        o.get("text", "") + str(o.get("data", "")) for c in notebook.cells for o in c.get("outputs", [])
+    )
     assert "Biscuit" in printed
     assert "peanuts" in printed

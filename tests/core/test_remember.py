@@ -1,0 +1,149 @@
+"""A finished turn becomes cubes: each message as it was said, and what the user stated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from memos_core import Fact, MemOS, Message, Preference
+from memos_core.errors import InvalidArgument
+from memos_core.reader import extract_statements
+
+TURN = [
+    {"role": "user", "content": "I am allergic to peanuts. What should I cook? I love spicy food!"},
+    {"role": "assistant", "content": "I would cook a curry. I love curry."},
+]
+
+
+def test_messages_and_statements_are_stored_together(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s")
+    stored = view.remember(TURN)
+    assert [c.text for c in stored] == [
+        TURN[0]["content"],
+        TURN[1]["content"],
+        "I am allergic to peanuts.",
+        "I love spicy food!",
+    ]
+    assert [type(c.data) for c in stored] == [Message, Message, Fact, Preference]
+    assert stored[3].data.polarity == "like"
+    assert [(s.id, s.version) for s in stored[2].derived_from] == [(stored[0].id, 1)]
+    assert [c.text for c in view.conversation()] == [m["content"] for m in TURN]
+    assert view.search("allergic to peanuts")[0].cube.id == stored[2].id
+    assert memos.scoped(user="u", session="other").recall("peanuts")[0].cube.id == stored[2].id
+
+
+def test_all_or_nothing(memos: MemOS) -> None:
+    view = memos.scoped(user="u")
+    for bad in ({"role": "user"}, {"content": "x"}, "text", {"role": "user", "content": "bad \ud800"}, {"role": "user", "content": "x", "raw": object()}):
+        with pytest.raises(InvalidArgument):
+            view.remember([TURN[0], bad])
+    assert view.find() == []
+    assert view.audit_log() == []
+
+
+def test_a_statement_is_stored_once_however_often_it_is_made(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s1")
+    view.remember([{"role": "user", "content": "I am allergic to peanuts. I am  allergic to PEANUTS."}])
+    again = memos.scoped(user="u", session="s2").remember([{"role": "user", "content": "I am allergic to peanuts."}])
+    assert [c.semantic_type for c in again] == ["message"]
+    facts = memos.scoped(user="u").find(types=["fact"])
+    assert [(c.text, c.version) for c in facts] == [("I am allergic to peanuts.", 1)]
+    assert len(memos.scoped(user="v").remember([{"role": "user", "content": "I am allergic to peanuts."}])) == 2
+
+
+def test_each_agent_recalls_what_it_was_told(memos: MemOS) -> None:
+    for agent in ("a1", "a2"):
+        view = memos.scoped(user="u", agent=agent)
+        view.remember([{"role": "user", "content": "I am allergic to peanuts."}])
+        assert [h.cube.text for h in view.recall("peanuts")] == ["I am allergic to peanuts."]
+
+
+def test_a_deleted_statement_can_be_made_again(memos: MemOS) -> None:
+    view = memos.scoped(user="u")
+    for _ in range(2):
+        cube = view.remember([{"role": "user", "content": "I live in Oslo now."}])[1]
+        view.delete(cube.id)
+    assert view.find(types=["fact"]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is my name?",
+        "Do I like tea?",
+        "Can you tell me what I said?",
+        'She asked me "do you like my hat?"',
+        "Please remind me of my appointment tomorrow.",
+        "Tell me about my bookings.",
+        "Book me a table for two.",
+        "Write me a poem about my cat.",
+        "Thank you for helping me today.",
+        "I am wondering whether it rains.",
+        "The sky is blue today.",
+        "My cat.",
+        "",
+    ],
+)
+def test_questions_requests_and_talk_are_no_statements(text: str) -> None:
+    assert extract_statements(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "polarity"),
+    [
+        ("I am forty years old.", None),
+        ("My sister is called Ada.", None),
+        ("- We moved to Lund in May", None),
+        ("I prefer quiet restaurants.", "like"),
+        ("I don't like olives.", "dislike"),
+        ("I hate loud music!", "dislike"),
+    ],
+)
+def test_statements_and_their_kind(text: str, polarity: str | None) -> None:
+    [found] = extract_statements(text)
+    assert getattr(found, "polarity", None) == polarity
+
+
+class Pet(BaseModel):
+    name: str
+
+
+def test_an_extractor_of_ones_own(tmp_path: Any) -> None:
+    pets = lambda text: [Pet(name=w) for w in text.split() if w.istitle()]  # noqa: E731
+    with MemOS.open(tmp_path, user="u", embedder=None, extractor=pets, structures=[Pet]) as memos:
+        stored = memos.remember([{"role": "user", "content": "my cats are Ada and Bo"}])
+        assert [c.data for c in stored[1:]] == [Pet(name="Ada"), Pet(name="Bo")]
+        assert memos.remember([{"role": "user", "content": "Cy too"}], extract=False)[1:] == []
+
+
+def test_messages_keep_their_order_and_raw_form(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s")
+    for i in range(20):
+        view.remember([{"role": "user", "content": f"{i}", "raw": {"n": i}}, Message(role="tool", content="")])
+    talk = view.conversation()
+    assert [c.data.raw["n"] for c in talk[::2]] == list(range(20))
+    assert memos.scoped(user="u").conversation() == talk
+
+
+@pytest.mark.parametrize(
+    "messages", [["hello"], [{"content": "x"}], [{"role": "user", "content": [{"type": "text"}]}], [{"role": "user"}]]
+)
+def test_a_prompt_of_what_is_no_message_is_refused(memos: MemOS, messages: Any) -> None:
+    with pytest.raises(InvalidArgument, match="messages"):
+        memos.prompt(messages)
+
+
+def test_a_prompt_leaves_the_callers_messages_alone_and_puts_memory_in(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s")
+    view.write("the user is allergic to peanuts")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what about peanuts?"}]
+    copy = [dict(m) for m in messages]
+    prompt = view.prompt(messages)
+    assert messages == copy
+    assert prompt.messages[0]["content"] == "Be brief."
+    assert "allergic to peanuts" in prompt.messages[1]["content"]
+    assert prompt.messages[1]["content"].endswith("what about peanuts?")
+    assert view.prompt([]).messages[0]["role"] == "system"
+    assert view.prompt([{"role": "user", "content": " "}]).recalled == ()
