@@ -97,7 +97,7 @@ def _timed(run: Callable[[], object]) -> float:
 def _tokens(engine: ActivationEngine, length: int) -> list[int]:
     """Text-like tokens, the same in every process: words of one seed, no special ones."""
     words = random.Random(length).choices(
-        ["the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that", "sails", "north", "in", "spring"], k=length
+        ["the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that", "sails", "north"], k=length
     )
     return [int(i) for i in engine.tokenizer.encode(" ".join(words), add_special_tokens=False)][:length]
 

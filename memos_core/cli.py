@@ -60,7 +60,7 @@ def ls(context: click.Context, user: str, type_: str | None, limit: int, as_json
 @click.option("--json", "as_json", is_flag=True, help="The cube as JSON.")
 @click.pass_context
 def show(context: click.Context, id: str, as_json: bool) -> None:
-    """Show one memory, whole: payload, header, versions, audit log. ID may be the end of an id, as `ls` shows it."""
+    """Show one memory, whole: payload, header, versions, audit log. ID may be the end of one, as `ls` shows it."""
     with _open(context, ANY_USER) as memos:
         cube = _by_id(memos, id)
         if as_json:
@@ -95,7 +95,7 @@ def show(context: click.Context, id: str, as_json: bool) -> None:
 @click.pass_context
 def search(context: click.Context, query: str, user: str, k: int) -> None:
     """Find memories by meaning and by words, best first."""
-    with _open(context, user) as memos:
+    with _open(context, user, embedder="auto") as memos:
         found = table("", "score", "cosine", "id", "type", "whose", "text", right=["score", "cosine"])
         for hit in memos.search(query, k=k):
             cosine = "" if hit.similarity is None else f"{hit.similarity:.2f}"
@@ -187,14 +187,16 @@ def _existing(context: click.Context) -> Path:
 
 
 @contextmanager
-def _open(context: click.Context, user: str) -> Iterator[MemOS]:
+def _open(context: click.Context, user: str, embedder: str | None = None) -> Iterator[MemOS]:
     _existing(context)
-    with MemOS.open(context.obj["vault"], tenant=context.obj["tenant"], user=user) as memos:
+    with MemOS.open(
+        context.obj["vault"], tenant=context.obj["tenant"], user=user, embedder=embedder
+    ) as memos:
         yield memos
 
 
 def _by_id(memos: MemOS, part: str) -> MemCube:
-    found = memos.match_id(part)
+    found = memos.ids_ending(part)
     if not found:
         raise NotFound(f"id: no cube has an id that is or ends with {part!r}; `memos ls` lists them")
     if len(found) > 1:

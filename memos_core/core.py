@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memos_core.cube import Activation, MemCube
+from memos_core.cube import MemCube
 from memos_core.errors import InvalidArgument, VaultError
 from memos_core.reader import MemReader
 from memos_core.retrieval import Retriever
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from memos_core.activation import ActivationEngine
 
 log = logging.getLogger("memos_core")
-_HEX = re.compile(r"[0-9a-f]{16,128}")
 _EXPIRY = Actor("expiry", "memos")
 
 
@@ -76,15 +74,11 @@ class Core:
         self.retriever.forget(ids)
         if self.engine is not None and ids:
             self.engine.store.drop(cube_ids=ids)
-        for payload in (c.payload for c in gone):
-            if isinstance(payload, Activation):
-                self._unlink_kv(payload)
-        self.scheduler.forgot(gone)
+        elif self.kv_dir is not None and ids:
+            from memos_core.activation import drop_files
 
-    def _unlink_kv(self, payload: Activation) -> None:
-        """Delete a KV file without an engine. Names come from data: only our own form is a file of ours."""
-        if self.kv_dir is not None and _HEX.fullmatch(payload.model) and _HEX.fullmatch(payload.key):
-            (self.kv_dir / payload.model[:16] / f"{payload.key}.safetensors").unlink(missing_ok=True)
+            drop_files(self.kv_dir, ids)
+        self.scheduler.forgot(gone)
 
     def expire(self) -> None:
         """Delete for good what has outlived its ttl; searches have not seen it since."""

@@ -230,6 +230,14 @@ class Memory:
         )
         return self._core.vault.find(which, order=order, limit=limit, offset=offset)
 
+    def type_counts(self) -> dict[str, int]:
+        """How many cubes of each semantic type this scope has, most first."""
+        return self._core.vault.type_counts(CubeFilter(self._scope))
+
+    def ids_ending(self, part: str) -> list[str]:
+        """Ids in this scope that end with `part`, at most ten: people type the end of an id."""
+        return self._core.vault.ids_ending(CubeFilter(self._scope, states=None), part)
+
     def namespaces(self, prefix: Namespace = ()) -> list[Namespace]:
         """The namespaces in use at or below a prefix, sorted."""
         return self._core.vault.namespaces(CubeFilter(self._scope, namespace=names(prefix, "prefix")))

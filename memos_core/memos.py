@@ -234,7 +234,11 @@ class MemOS(Memory):
             about, namespace=(MEMORIES,), exact_namespace=True, keys=[c.key for c in statements], states=None
         )
         known = {c.key for c in self._core.vault.find(which)}
-        return list({c.key: c for c in statements if c.key not in known}.values())
+        new: dict[str, MemCube] = {}
+        for cube in statements:
+            if cube.key not in known:
+                new.setdefault(cube.key, cube)
+        return list(new.values())
 
     def conversation(self) -> list[MemCube]:
         """The messages of this scope's session, in order; of all its sessions where it has none."""

@@ -9,17 +9,17 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging as transformers_logging
 
 from memos_core.errors import ModelError
 from memos_core.localfiles import cache_folder, find_packaged
+from memos_core.quiet import no_progress_bars
 
 _CONVERTING = threading.Lock()
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -103,7 +103,7 @@ def load_model(
     packaged = LOCAL_MODELS.get(name)
     if packaged is not None and not packaged.filename.endswith(".gguf"):
         raise ModelError(f"{name} is an embedder, not a chat model; local chat models: {_chat_models()}")
-    with _quiet() if packaged else contextlib.nullcontext():
+    with no_progress_bars() if packaged else contextlib.nullcontext():
         source = str(_converted(packaged, cache_dir)) if packaged else _folder_or_hub_id(name)
         model, tokenizer = _from_pretrained(source, name, kind)
     try:
@@ -200,15 +200,3 @@ def _make_folder(target: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as err:
         raise ModelError(f"{target} cannot be written: {err}; set MEMOS_CACHE to another folder") from err
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers inside; afterwards as before."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

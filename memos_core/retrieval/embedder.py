@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from memos_core.errors import InvalidArgument, MissingExtra, ModelError, missing_extra
 from memos_core.localfiles import find_packaged
+from memos_core.quiet import no_progress_bars
 
 Matrix = npt.NDArray[np.float32]
 log = logging.getLogger("memos_core.retrieval")
@@ -75,9 +76,10 @@ class SentenceTransformerEmbedder:
                 raise missing_extra("sentence-transformers", "hf") from None
             path = _folder_of(self._model_name)
             try:
-                self._model = SentenceTransformer(
-                    path, device="cpu", local_files_only=path != self._model_name or Path(path).is_dir()
-                )
+                with no_progress_bars():
+                    self._model = SentenceTransformer(
+                        path, device="cpu", local_files_only=path != self._model_name or Path(path).is_dir()
+                    )
             except (OSError, ValueError) as err:
                 raise ModelError(
                     f"embedder {self._model_name!r} cannot be loaded: {str(err).partition(chr(10))[0]}"

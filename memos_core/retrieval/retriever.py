@@ -24,6 +24,7 @@ IndexKind = Literal["auto", "chroma", "exact"]
 # Scopes with at most this many vectors are searched exactly: it is complete, and faster than asking Chroma.
 EXACT_BELOW = 5_000
 _EMBED_BATCH = 64
+_PAGE = 16  # cubes read at a time
 _POOL = 100  # candidates taken from each side before fusion
 
 
@@ -186,12 +187,18 @@ class Retriever:
             if min_similarity is not None:
                 semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
             ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
-            cubes = self.vault.get(which, [id_ for id_, _ in ranked])
-            hits = [
-                Hit(cubes[id_], score, semantic.get(id_), lexical.get(id_))
-                for id_, score in ranked
-                if id_ in cubes and (accept is None or accept(cubes[id_]))
-            ]
+            hits: list[Hit] = []
+            size = max(k, _PAGE)
+            for start in range(0, len(ranked), size):  # read cubes in order of rank, and no more than needed
+                page = ranked[start : start + size]
+                cubes = self.vault.get(which, [id_ for id_, _ in page])
+                hits += [
+                    Hit(cubes[id_], score, semantic.get(id_), lexical.get(id_))
+                    for id_, score in page
+                    if id_ in cubes and (accept is None or accept(cubes[id_]))
+                ]
+                if len(hits) >= k:
+                    break
             # Candidates may have been filtered away: look further while there is further to look.
             if len(hits) >= k or max(len(lexical), len(semantic)) < pool:
                 return hits[:k]

@@ -245,7 +245,15 @@ class MemScheduler:
             raise _Stopped
 
     def _note(self, decision: Decision) -> None:
+        """Write down a decision; that a prefix is still in place is said once, not after every turn."""
         with self._wake:
+            last = next((d for d in reversed(self._decisions) if d.scope == decision.scope), None)
+            if (
+                decision.action == "keep"
+                and last
+                and (last.tokens, last.nbytes) == (decision.tokens, decision.nbytes)
+            ):
+                return
             self._decisions.append(decision)
 
     def _flush_reads(self) -> None:
@@ -282,6 +290,8 @@ class MemScheduler:
         ids = tuple(c.id for c in chosen.cubes)
         if current and ids == current.cube_ids and system == current.system:
             return current
+        if not ids and current is None:
+            return None  # nothing to remember yet
         plan = Plan(scope, system, ids, chosen.reason)
         self._vault.plans.add(plan)
         fresh = [c.id for c in chosen.cubes if c.state is State.GENERATED]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
-import uuid
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from memos_core.cube import new_id
 from memos_core.errors import InvalidArgument, VaultError, VaultNewer
 from memos_core.vault import tables as t
 
@@ -114,7 +116,7 @@ class Database:
             if not self._check_version(conn):
                 rows = [
                     {"key": "schema_version", "value": str(t.SCHEMA_VERSION)},
-                    {"key": "vault_id", "value": uuid.uuid4().hex},
+                    {"key": "vault_id", "value": new_id()},
                 ]
                 conn.execute(t.meta.insert(), rows)
 
@@ -218,7 +220,7 @@ def _engine(location: Location) -> Engine:
         dbapi.isolation_level = None  # transactions are begun below, explicitly
         cursor = dbapi.cursor()
         if file:
-            cursor.execute("PRAGMA journal_mode=WAL")
+            _use_wal(cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
         cursor.execute("PRAGMA secure_delete=ON")
         cursor.execute("PRAGMA cache_size=-16000")
@@ -232,3 +234,17 @@ def _engine(location: Location) -> Engine:
         )
 
     return engine
+
+
+def _use_wal(cursor: Any) -> None:
+    """Switch to write-ahead logging. SQLite does not wait its turn for this, so we do: processes that open a
+    new vault at the same moment are in each other's way."""
+    deadline = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as err:
+            if "locked" not in str(err) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -22,10 +21,11 @@ from sqlalchemy import (
     update,
 )
 
-from memos_core.cube import ANY_USER, LIVE, MemCube, Namespace, Scope, State, StructureRegistry, now
+from memos_core.cube import LIVE, MemCube, Namespace, Scope, State, StructureRegistry, now
 from memos_core.cube import lifecycle as rules
 from memos_core.errors import InvalidArgument, NotFound, VersionConflict
 from memos_core.vault import tables as t
+from memos_core.vault.audit import Actor, AuditRecord, read_log, write_log
 from memos_core.vault.checkpoints import CheckpointTable
 from memos_core.vault.connect import Database, Location, locate
 from memos_core.vault.plans import PlanTable
@@ -35,7 +35,6 @@ from memos_core.vault.rows import (
     from_row,
     keep_row,
     micros,
-    moment,
     to_row,
     unpack_namespace,
 )
@@ -46,27 +45,6 @@ _ORDERS = {"created": t.cubes.c.id, "-created": t.cubes.c.id.desc(), "-updated":
 _CHUNK = 500
 _SCRUB = "scrub"  # in `meta`: there are deletions whose text `Vault.scrub` has to clear from the files
 _BEHAVIOUR = (t.behaviour.c.reads, t.behaviour.c.last_read, t.behaviour.c.frequency)
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Who does it and through what, for the audit log."""
-
-    principal: str = "operator"
-    adapter: str = "memos"
-
-
-@dataclass(frozen=True)
-class AuditRecord:
-    """One line of the audit log. It names cubes and never holds their content."""
-
-    at: datetime
-    principal: str
-    adapter: str
-    action: str
-    cube_id: str
-    version: int
-    detail: str
 
 
 class Vault:
@@ -145,7 +123,7 @@ class Vault:
                 stored.append(
                     self._replace(conn, keep_row(found), old, cube) if old else self._insert(conn, cube, row)
                 )
-            _audit(conn, actor, [("write" if c.version == 1 else "update", c, "") for c in stored])
+            write_log(conn, actor, [("write" if c.version == 1 else "update", c, "") for c in stored])
         if displaced is not None:
             displaced += gone
         return stored
@@ -278,7 +256,7 @@ class Vault:
         if any(c.payload.kind == "plaintext" for c in gone):
             conn.execute(delete(t.meta).where(t.meta.c.key == _SCRUB))
             conn.execute(insert(t.meta).values(key=_SCRUB, value="1"))
-        _audit(conn, actor, [("delete", c, "") for c in gone])
+        write_log(conn, actor, [("delete", c, "") for c in gone])
         return gone
 
     def transition(self, ids: Iterable[str], new: State, actor: Actor, cause: str) -> None:
@@ -299,7 +277,7 @@ class Vault:
                 conn.execute(
                     update(t.cubes).where(t.cubes.c.id.in_([c.id for c in moving])).values(state=str(new))
                 )
-                _audit(conn, actor, [(f"state:{new}", c, cause) for c in moving])
+                write_log(conn, actor, [(f"state:{new}", c, cause) for c in moving])
 
     # -- read ----------------------------------------------------------------------------------------------
 
@@ -338,6 +316,27 @@ class Vault:
         """How many cubes match."""
         with self.db.read() as conn:
             return conn.execute(select(func.count()).select_from(t.cubes).where(which.where())).scalar_one()
+
+    def type_counts(self, which: CubeFilter) -> dict[str, int]:
+        """How many cubes of each semantic type match, most first."""
+        query = (
+            select(t.cubes.c.semantic_type, func.count())
+            .where(which.where())
+            .group_by(t.cubes.c.semantic_type)
+            .order_by(func.count().desc(), t.cubes.c.semantic_type)
+        )
+        with self.db.read() as conn:
+            return {row[0]: row[1] for row in conn.execute(query)}
+
+    def ids_ending(self, which: CubeFilter, part: str, limit: int = 10) -> list[str]:
+        """Ids that end with `part`, of cubes that match."""
+        query = (
+            select(t.cubes.c.id)
+            .where(which.where(), t.cubes.c.id.endswith(part, autoescape=True))
+            .limit(limit)
+        )
+        with self.db.read() as conn:
+            return list(conn.execute(query).scalars())
 
     def namespaces(self, which: CubeFilter) -> list[Namespace]:
         """The distinct namespaces of the cubes that match, sorted."""
@@ -414,21 +413,8 @@ class Vault:
 
     def audit_log(self, scope: Scope, *, cube_id: str | None = None, limit: int = 100) -> list[AuditRecord]:
         """The newest audit records of a scope's tenant and user first, of one cube or of all."""
-        query = (
-            select(t.audit)
-            .where(t.audit.c.tenant == scope.tenant)
-            .order_by(t.audit.c.seq.desc())
-            .limit(limit)
-        )
-        if scope.user != ANY_USER:
-            query = query.where(t.audit.c.user == (scope.user or ""))
-        if cube_id is not None:
-            query = query.where(t.audit.c.cube_id == cube_id)
         with self.db.read() as conn:
-            return [
-                AuditRecord(moment(r.at), r.principal, r.adapter, r.action, r.cube_id, r.version, r.detail)
-                for r in conn.execute(query)
-            ]
+            return read_log(conn, scope, cube_id, limit)
 
 
 def _has_expired(cube: MemCube) -> bool:
@@ -471,27 +457,6 @@ def _forget_text(conn: Connection, cube_id: str, *, missing_ok: bool = False) ->
             {"seq": row.seq, "text": row.text},
         )
     return int(row.seq)
-
-
-def _audit(conn: Connection, actor: Actor, entries: Sequence[tuple[str, MemCube, str]]) -> None:
-    if not entries:
-        return
-    at = micros(now())
-    rows = [
-        {
-            "at": at,
-            "principal": actor.principal,
-            "adapter": actor.adapter,
-            "action": action,
-            "cube_id": cube.id,
-            "version": cube.version,
-            "tenant": cube.scope.tenant,
-            "user": cube.scope.user or "",
-            "detail": detail,
-        }
-        for action, cube, detail in entries
-    ]
-    conn.execute(insert(t.audit), rows)
 
 
 def _chunks(ids: Iterable[str]) -> Iterable[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import bag_of_words
 
@@ -47,6 +47,7 @@ def test_the_table_of_steps(old: State, new: State) -> None:
             lifecycle.check(old, new)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(State), max_size=8))
 def test_a_cube_takes_only_legal_steps(steps: list[State]) -> None:
     with MemOS.open(":memory:", user="u", embedder=None) as memos:

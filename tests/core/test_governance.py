@@ -16,7 +16,9 @@ from memos_core.governance import effective_scope
 ALICE = Principal(user="alice")
 
 
-@pytest.mark.parametrize("asked", [{"user": "bob"}, {"user": "*"}, {"tenant": "other"}, {"tenant": "other", "user": "alice"}])
+@pytest.mark.parametrize(
+    "asked", [{"user": "bob"}, {"user": "*"}, {"tenant": "other"}, {"tenant": "other", "user": "alice"}]
+)
 def test_a_user_opens_no_scope_but_their_own(tmp_path: Path, asked: dict[str, str]) -> None:
     with pytest.raises(AccessDenied):
         MemOS.open(tmp_path, principal=ALICE, embedder=None, **asked)  # type: ignore[arg-type]
@@ -40,7 +42,9 @@ PARTS = st.none() | st.sampled_from(["a", "b", "*"])
 SCOPES = st.builds(Scope, tenant=st.sampled_from(["default", "t"]), user=PARTS, agent=PARTS, session=PARTS)
 
 
-@given(st.builds(Principal, tenant=st.sampled_from(["default", "t"]), user=st.sampled_from(["a", "b"])), SCOPES)
+@given(
+    st.builds(Principal, tenant=st.sampled_from(["default", "t"]), user=st.sampled_from(["a", "b"])), SCOPES
+)
 def test_an_effective_scope_is_within_the_principal(principal: Principal, asked: Scope) -> None:
     try:
         got = effective_scope(principal, asked)
@@ -52,7 +56,9 @@ def test_an_effective_scope_is_within_the_principal(principal: Principal, asked:
 
 
 @given(SCOPES, PARTS, PARTS, PARTS)
-def test_narrowing_never_widens(scope: Scope, user: str | None, agent: str | None, session: str | None) -> None:
+def test_narrowing_never_widens(
+    scope: Scope, user: str | None, agent: str | None, session: str | None
+) -> None:
     try:
         narrow = scope.narrow(user=user, agent=agent, session=session)
     except InvalidArgument:
@@ -65,7 +71,11 @@ def test_narrowing_never_widens(scope: Scope, user: str | None, agent: str | Non
 
 @given(SCOPES, SCOPES)
 def test_what_a_scope_contains_matches_in_every_part_it_fixes(outer: Scope, inner: Scope) -> None:
-    fixed = [p for p in ("user", "agent", "session") if getattr(outer, p) is not None and (p, getattr(outer, p)) != ("user", "*")]
+    fixed = [
+        p
+        for p in ("user", "agent", "session")
+        if getattr(outer, p) is not None and (p, getattr(outer, p)) != ("user", "*")
+    ]
     same = outer.tenant == inner.tenant and all(getattr(outer, p) == getattr(inner, p) for p in fixed)
     assert outer.contains(inner) == same
 
@@ -79,7 +89,15 @@ def test_a_view_is_narrowed_and_never_moved(memos: MemOS, asked: dict[str, str])
 
 
 @pytest.mark.parametrize(
-    "foreign", [{"user": "bob"}, {"user": None}, {"agent": "a2"}, {"agent": None}, {"session": "s2"}, {"tenant": "other"}]
+    "foreign",
+    [
+        {"user": "bob"},
+        {"user": None},
+        {"agent": "a2"},
+        {"agent": None},
+        {"session": "s2"},
+        {"tenant": "other"},
+    ],
 )
 def test_a_cube_of_a_foreign_scope_is_not_put(memos: MemOS, foreign: dict[str, str | None]) -> None:
     view = memos.scoped(user="alice", agent="a1", session="s1")

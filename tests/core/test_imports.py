@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from support import run_script
 
-HEAVY = ("torch", "transformers", "chromadb", "langchain_core", "langgraph", "llama_index", "mem0", "sentence_transformers")
+HEAVY = (
+    "torch",
+    "transformers",
+    "chromadb",
+    "langchain_core",
+    "langgraph",
+    "llama_index",
+    "mem0",
+    "sentence_transformers",
+)
 
 LIGHT = """
 import sys
@@ -87,7 +96,10 @@ def blocked(code: str, folder: Path, *hidden: str) -> tuple[list[str], list[str]
 
 def test_a_missing_embedding_library_is_named_at_the_first_search(tmp_path: Path) -> None:
     out, _ = blocked(NO_MODEL, tmp_path, "sentence_transformers")
-    assert out == ["sentence-transformers is not installed; install it with: pip install 'memos-core[hf]'", "1"]
+    assert out == [
+        "sentence-transformers is not installed; install it with: pip install 'memos-core[hf]'",
+        "1",
+    ]
 
 
 def test_auto_without_the_library_searches_by_words_and_warns_once(tmp_path: Path) -> None:
@@ -101,7 +113,11 @@ def test_auto_without_the_library_searches_by_words_and_warns_once(tmp_path: Pat
 
 def test_chroma_is_missed_only_by_who_asked_for_it(tmp_path: Path) -> None:
     out, err = blocked(CHROMA, tmp_path, "chromadb")
-    assert out == ["chromadb is not installed; install it with: pip install 'memos-core[chroma]'", "the heron", "the heron"]
+    assert out == [
+        "chromadb is not installed; install it with: pip install 'memos-core[chroma]'",
+        "the heron",
+        "the heron",
+    ]
     assert sum("searched exactly" in line for line in err) == 1
 
 

@@ -82,7 +82,7 @@ def through_disk(cubes: list[dict[str, Any]], *structures: type[BaseModel]) -> l
             return read
 
 
-@settings(max_examples=40)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(JSON.filter(lambda v: not isinstance(v, str)), min_size=1, max_size=5))
 def test_any_json_is_read_back_equal(values: list[Any]) -> None:
     found = through_disk([{"content": value} for value in values])
@@ -90,20 +90,20 @@ def test_any_json_is_read_back_equal(values: list[Any]) -> None:
     assert [type(cube.data) for cube in found] == [type(value) for value in values]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=5))
 def test_any_text_is_read_back_equal(texts: list[str]) -> None:
     assert [cube.text for cube in through_disk([{"content": text} for text in texts])] == texts
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(TRIPS | STRICT, min_size=1, max_size=3))
 def test_typed_structures_are_read_back_equal_and_typed(values: list[BaseModel]) -> None:
     found = through_disk([{"content": value} for value in values], Trip, Strict)
     assert [cube.data for cube in found] == values
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.fixed_dictionaries(
         {
