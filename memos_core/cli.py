@@ -159,11 +159,18 @@ def kv(context: click.Context, file: Path | None, model: str | None) -> None:
     show_default=True,
     help="Chat model: a packaged name, a folder, or a hub id.",
 )
-def quickstart(folder: Path, model: str) -> None:
+@click.option(
+    "--turns",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 10),
+    help="Tell only so many turns: quicker.",
+)
+def quickstart(folder: Path, model: str, turns: int) -> None:
     """Watch an agent learn in one process and answer from memory in another."""
     from memos_core.quickstart import run
 
-    sys.exit(run(folder.absolute(), model))
+    sys.exit(run(folder.absolute(), model, turns))
 
 
 def _check_kv(file: Path, model: str | None) -> None:
@@ -173,7 +180,7 @@ def _check_kv(file: Path, model: str | None) -> None:
     if model is not None:
         from memos_core.activation import ActivationEngine
 
-        ActivationEngine.open(model).store.load(file)
+        ActivationEngine.open(model, kv_dir=file.absolute().parent.parent).store.load(file)
     click.echo(f"{file}: {about.n_tokens:,} tokens of model {about.model[:16]}, checksum right")
 
 

@@ -33,12 +33,19 @@ def table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def cube_table(cubes: Iterable[MemCube], title: str = "") -> Table:
-    """One line per cube: what it is, whose, and what it says."""
+    """One line per cube: the end of its id, what it is, whose, and what it says."""
     made = table(title, "id", "type", "state", "v", "whose", "text", right=["v"])
+    for column in made.columns[:-1]:
+        column.no_wrap = True  # only the text gives way where the terminal is narrow
     for cube in cubes:
         whose = "/".join(x for x in (cube.scope.user or "-", cube.scope.agent) if x)
         made.add_row(
-            cube.id, cube_type(cube), str(cube.state), str(cube.version), Text(whose), Text(summary(cube))
+            cube.id[-8:],
+            cube_type(cube),
+            str(cube.state),
+            str(cube.version),
+            Text(whose),
+            Text(summary(cube), no_wrap=True, overflow="ellipsis"),
         )
     return made
 

@@ -17,6 +17,10 @@ _TALK = re.compile(
     r"|thank)",
     re.IGNORECASE,
 )
+# Beside a question, what the speaker is doing or wants just now is the reason for asking.
+_JUST_NOW = re.compile(
+    r"\bi('m| am) (just )?\w+ing\b|\bi('d| would)? (just )?(want|need|have|like) to\b", re.IGNORECASE
+)
 _DISLIKE = re.compile(
     r"\b(hate|dislike|can't stand|cannot stand|avoid|never (eat|drink|want)"
     r"|(don't|do not) (like|want|enjoy|drink|eat))\b",
@@ -35,20 +39,29 @@ def extract_statements(text: str) -> list[Fact | Preference]:
     """The first-person statements of a message, verbatim, in order, each once.
 
     A statement is a sentence of at least three words that speaks of the speaker and is neither a question nor
-    a request. It is a `Preference` if it says what the speaker likes or does not, else a `Fact`. Rules, not
-    understanding: for other languages and for facts between the lines, pass an extractor that uses a model.
+    a request, nor, beside a question, what the speaker is doing or wants just now. It is a `Preference` if it
+    says what the speaker likes or does not, else a `Fact`. Rules, not understanding: for other languages and
+    for facts between the lines, pass an extractor that uses a model.
 
     Args:
         text: what a user said.
     """
     found: dict[str, Fact | Preference] = {}
-    for sentence in sentences(text):
-        if sentence.rstrip("\"')]").endswith("?") or len(sentence.split()) < 3:
+    said = sentences(text)
+    asks = any(_is_question(sentence) for sentence in said)
+    for sentence in said:
+        if _is_question(sentence) or len(sentence.split()) < 3:
             continue
         if not _FIRST_PERSON.search(sentence) or _TALK.match(sentence):
             continue
+        if asks and _JUST_NOW.search(sentence):
+            continue
         found.setdefault(sentence.casefold(), _typed(sentence))
     return list(found.values())
+
+
+def _is_question(sentence: str) -> bool:
+    return sentence.rstrip("\"')]").endswith("?")
 
 
 def _typed(sentence: str) -> Fact | Preference:

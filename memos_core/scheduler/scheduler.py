@@ -346,7 +346,7 @@ class MemScheduler:
             tokens, plan.scope, derived_from=sources, save=True, should_yield=self._checkpoint
         )
         self._record(plan, kv, sources, mine)
-        reason = f"{why}; its KV was nowhere yet ({plan.reason})"
+        reason = f"{why}: {plan.reason}"
         self._note(
             Decision(
                 plan.scope, "build", reason, len(cubes), len(tokens), kv.nbytes, time.perf_counter() - started
