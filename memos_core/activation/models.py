@@ -103,7 +103,7 @@ def load_model(
     packaged = LOCAL_MODELS.get(name)
     if packaged is not None and not packaged.filename.endswith(".gguf"):
         raise ModelError(f"{name} is an embedder, not a chat model; local chat models: {_chat_models()}")
-    with no_progress_bars() if packaged else contextlib.nullcontext():
+    with no_progress_bars():
         source = str(_converted(packaged, cache_dir)) if packaged else _folder_or_hub_id(name)
         model, tokenizer = _from_pretrained(source, name, kind)
     try:

@@ -100,6 +100,6 @@ class Principal(BaseModel):
 
 
 def _part(value: str | None) -> str | None:
-    if value is not None and (not value.strip() or "\x00" in value):
-        raise ValueError("must be a non-empty string without NUL, or left out")
+    if value is not None and (not value.strip() or any(ord(character) < 32 for character in value)):
+        raise ValueError("must be a non-empty string without control characters, or left out")
     return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from sqlalchemy import func, select, update
@@ -395,3 +396,19 @@ def test_a_user_that_cannot_be_is_refused_before_anything_is_stored(memos: MemOS
     with pytest.raises(InvalidArgument, match=r"user_id"):
         store(MemOSSaver(memos), thread("1", user_id="a\x00"), make(a=1))
     assert rows(memos) == [0, 0, 0]
+
+
+def test_a_saver_of_one_user_sees_only_that_users_threads(
+    memos: MemOS, make: Callable[..., Checkpoint]
+) -> None:
+    config: RunnableConfig = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    savers = {user: MemOSSaver(memos.scoped(user=user)) for user in ("alice", "bob")}
+    for user, saver in savers.items():
+        saver.put(config, make(said=user), {}, {"said": "1"})
+    operator = MemOSSaver(memos)
+    assert operator.get_tuple(config) is None
+    savers["bob"].delete_thread("t")
+    found = savers["alice"].get_tuple(config)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"said": "alice"}
+    assert list(savers["bob"].list(None)) == []

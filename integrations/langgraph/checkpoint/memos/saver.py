@@ -37,10 +37,11 @@ _MOVED_ON = ("loop", "update")
 class MemOSSaver(BaseCheckpointSaver[str]):
     """Checkpoints of LangGraph threads in a MemOS vault, with the sync and the async methods on one class.
 
-    The tenant of the view isolates threads: no saver sees another tenant's. A checkpoint is stored with the
-    values that changed; the others are references to what its parent stored. Nothing is pickled, and only
-    types that are known to be safe are rebuilt: an instance of a class of your own comes back as the plain
-    data it was stored as, unless `allowed_msgpack_modules` names it.
+    The view isolates threads: no saver sees another tenant's, and one over a user's view sees and makes only
+    that user's; over the operator's view, the application answers for who asks for which thread. A checkpoint
+    is stored with the values that changed; the others are references to what its parent stored. Nothing is
+    pickled, and only types that are known to be safe are rebuilt: an instance of a class of your own comes
+    back as the plain data it was stored as, unless `allowed_msgpack_modules` names it.
 
     When a graph's state moves on, the view's scheduler is told, so that it prepares the user's next turn. The
     user is the view's, or else `config["configurable"]["user_id"]`.
@@ -95,7 +96,9 @@ class MemOSSaver(BaseCheckpointSaver[str]):
 
     @property
     def _tenant(self) -> str:
-        return self.memos.scope.tenant
+        """Whose threads: the tenant's, or of a view that has a user, that user's alone."""
+        scope = self.memos.scope
+        return scope.tenant if scope.user in (None, ANY_USER) else f"{scope.tenant}\x1f{scope.user}"
 
     # -- read ----------------------------------------------------------------------------------------------
 
