@@ -281,7 +281,8 @@ class MemScheduler:
         current = self._vault.plans.current(scope)
         system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)
         which = CubeFilter(scope, not_types=("message", "kv"), kinds=["plaintext"])
-        candidates = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
+        found = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
+        candidates = [cube for cube in found if cube.text.strip()]
         count = self._engine.count_tokens if self._engine else (lambda text: len(text) // 3 + 1)
         before = current.cube_ids if current else ()
         chosen = plan_resident(

@@ -437,8 +437,9 @@ def _after_write(conn: Connection, cube: MemCube, seq: int) -> None:
         conn.execute(
             text("INSERT INTO cube_fts(rowid, text) VALUES (:seq, :text)"), {"seq": seq, "text": cube.text}
         )
+    if cube.text.strip():
         conn.execute(insert(t.index_queue).values(cube_id=cube.id, version=cube.version))
-    else:
+    else:  # nothing to embed: it is found by its address, not by a search
         conn.execute(delete(t.vectors).where(t.vectors.c.cube_id == cube.id))
 
 

@@ -147,7 +147,9 @@ class VectorTable:
         with self._db.write() as conn:
             conn.execute(delete(t.vectors))
             conn.execute(delete(t.index_queue))
-            rows = select(t.cubes.c.id, t.cubes.c.version).where(t.cubes.c.kind == "plaintext")
+            rows = select(t.cubes.c.id, t.cubes.c.version).where(
+                t.cubes.c.kind == "plaintext", func.trim(t.cubes.c.text) != ""
+            )
             return conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows)).rowcount
 
 

@@ -406,3 +406,16 @@ def test_what_is_no_embedder_is_refused(tmp_path: Path) -> None:
         MemOS.open(tmp_path, embedder=42)
     with pytest.raises(InvalidArgument):
         MemOS.open(tmp_path, embedder=None, index="faiss")  # type: ignore[arg-type]
+
+
+def test_a_cube_whose_text_goes_is_no_longer_found_by_it(memos: MemOS) -> None:
+    view = memos.scoped(user="u")
+    cube = view.write({"text": "the heron stands in the reeds"}, key="heron")
+    assert [h.cube.id for h in view.search("heron in the reeds")] == [cube.id]
+    view.update(cube.id, {"silent": True}, text="")
+    assert view.search("heron in the reeds") == []
+    memos.scheduler.wait_idle()
+    view.turn_finished()
+    memos.scheduler.wait_idle()
+    assert memos.scheduler.resident(view.scope) == []
+    assert view.read(cube.id).data == {"silent": True}
