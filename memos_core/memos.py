@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from memos_core.core import Core
 from memos_core.cube import (
+    ANY_USER,
     MemCube,
     Principal,
     Scope,
@@ -123,6 +124,8 @@ class MemOS(Memory):
         Raises:
             AccessDenied: the part is fixed to another value: a scope can be narrowed, never widened or moved.
         """
+        if user == ANY_USER and self._scope.user != ANY_USER:
+            raise AccessDenied("user='*' is every user: only MemOS.open(user='*') gives a view of them all")
         try:
             scope = self._scope.narrow(user=user, agent=agent, session=session)
         except InvalidArgument as err:
@@ -257,12 +260,15 @@ class MemOS(Memory):
             query, k=k, accept=accept
         )
 
-    def prompt(self, messages: Sequence[ChatMessage], *, k: int = 2) -> Prompt:
+    def prompt(self, messages: Sequence[ChatMessage], *, k: int = 2, room_for: int = 0) -> Prompt:
         """Lay out a prompt with memory in it, stable parts first: the session's resident memory behind the
         system text, and `k` memories recalled for the last user message in front of its question.
 
         Args:
             messages: `{"role", "content"}` dicts, oldest first, with or without a system message.
+            k: how many memories to recall.
+            room_for: tokens to leave for the reply. Where the model is loaded and the prompt would not leave them,
+                recalled memories are left out from the last on, then the resident ones; never a message.
 
         Raises:
             InvalidArgument: a message without a role, or a system or last user message that is no text.
@@ -271,9 +277,26 @@ class MemOS(Memory):
         resident = self.scheduler.resident(self._scope)
         last = messages[-1] if messages else {}
         recalled = self.recall(last["content"], k=k) if last.get("role") == "user" and k else []
-        return Prompt(
-            compose(messages, resident, [h.cube for h in recalled]), tuple(resident), tuple(recalled)
-        )
+        while True:
+            laid_out = compose(messages, resident, [h.cube for h in recalled])
+            if not (recalled or resident) or self._fits(laid_out, room_for):
+                return Prompt(laid_out, tuple(resident), tuple(recalled))
+            if recalled:
+                recalled = recalled[:-1]
+            else:
+                resident = []
+
+    def _fits(self, messages: Sequence[ChatMessage], room_for: int) -> bool:
+        engine = self._core.engine
+        if engine is None:
+            return True
+        # Tokens are at least a byte each: short prompts need no counting.
+        if (
+            sum(len(m["content"].encode()) for m in messages if isinstance(m["content"], str))
+            < engine.context_length // 2
+        ):
+            return True
+        return len(engine.encode(messages)) + room_for <= engine.context_length
 
     def turn_finished(self, *, system: str | None = None) -> None:
         """Tell the scheduler that a turn of this scope is over, so that it prepares the next one.

@@ -167,7 +167,10 @@ class ChatMemOS(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         view, options = self._request(stop, kwargs)
-        prompt = view.prompt([_to_dict(m) for m in messages], k=self.recall_k)
+        _ = view.engine  # loaded first: how much memory fits depends on it
+        prompt = view.prompt(
+            [_to_dict(m) for m in messages], k=self.recall_k, room_for=options.max_new_tokens
+        )
         text = ""
         for chunk in view.engine.stream(prompt.messages, view.scope, options, derived_from=prompt.sources):
             text += chunk.text
@@ -185,8 +188,10 @@ class ChatMemOS(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         view, options = self._request(stop, kwargs)
-        prompt = await view.aprompt([_to_dict(m) for m in messages], k=self.recall_k)
         engine = await asyncio.to_thread(lambda: view.engine)
+        prompt = await view.aprompt(
+            [_to_dict(m) for m in messages], k=self.recall_k, room_for=options.max_new_tokens
+        )
         text = ""
         async with aclosing(
             engine.astream(prompt.messages, view.scope, options, derived_from=prompt.sources)

@@ -126,7 +126,7 @@ class ActivationEngine:
             raise ModelError(f"{self.name} has no chat template; pass token ids, or use an instruct model")
         try:
             ids = self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages],
+                [self._defused(m) for m in messages],
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=True,
@@ -135,6 +135,16 @@ class ActivationEngine:
         except (TemplateError, TypeError, KeyError) as err:
             raise InvalidArgument(f"messages do not fit the chat template of {self.name}: {err}") from err
         return [int(i) for i in ids]
+
+    def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The message, with a space in what the tokenizer would read as a control token: text that people or
+        memories bring along must not end a turn or begin a system message."""
+        content = message.get("content")
+        if not isinstance(content, str):
+            return dict(message)
+        for token in self.tokenizer.all_special_tokens:
+            content = content.replace(token, f"{token[0]} {token[1:]}")
+        return {**message, "content": content}
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in tokens, without special ones."""
@@ -384,7 +394,8 @@ class ActivationEngine:
             raise InvalidArgument("the prompt has no tokens; pass at least one")
         if len(ids) > self.context_length:
             raise InvalidArgument(
-                f"the prompt has {len(ids)} tokens, but {self.name} reads at most {self.context_length}"
+                f"the prompt has {len(ids)} tokens, but {self.name} reads at most {self.context_length}: shorten it, "
+                "or trim its oldest messages"
             )
         if min(ids) < 0 or max(ids) >= self._vocabulary:
             raise InvalidArgument(f"token ids must be below {self._vocabulary}; use this model's tokenizer")

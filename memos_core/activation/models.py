@@ -171,7 +171,9 @@ def _convert(gguf: Path, folder: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except ImportError as err:
-        raise ModelError(f"reading {gguf.name} needs gguf: pip install 'memos-core[local-models]'") from err
+        raise ModelError(
+            f"reading {gguf.name} needs gguf: pip install -c constraints.txt -e '.[local-models]'"
+        ) from err
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -300,13 +300,17 @@ class KVStore:
 
     # Erasure
 
-    def drop(self, *, keys: Collection[str] = (), cube_ids: Collection[str] = ()) -> int:
+    def drop(
+        self, *, keys: Collection[str] = (), cube_ids: Collection[str] = (), salts: Collection[str] = ()
+    ) -> int:
         """Remove prefixes from memory and disk, pinned ones too.
 
         Args:
             keys: prefixes by key (this model's).
             cube_ids: everything derived from these cubes: every model's files, and what is being computed
                 from them right now (see `put`, `since`).
+            salts: owners whose working KV goes: what is in memory only, such as conversations, which no cube
+                answers for.
 
         Returns:
             How many prefixes were removed.
@@ -321,7 +325,9 @@ class KVStore:
             gone = {
                 key
                 for key, entry in self._entries.items()
-                if key in keys or any(cube in cube_ids for cube, _ in entry.prefix.derived_from)
+                if key in keys
+                or entry.prefix.salt in salts
+                or any(cube in cube_ids for cube, _ in entry.prefix.derived_from)
             }
             for key in gone:
                 self._remove(key)

@@ -53,6 +53,10 @@ TURNS = (
     "Birgitta and she wants a draft two weeks earlier. I signed up for a half marathon in August, so I run three times a week "
     "with my friend Samira. My running shoes are size thirty-nine. I am saving money for a new mainsail, which costs about "
     "two thousand euros. I would like to learn how to weld, and I found an evening class that begins in October.",
+    "My home deserves a few words too. I rent the flat from an old lady called Mrs Berg, who lives below me and brings me plum "
+    "jam. My living room has a tiled stove from 1911 that still works, and I light it on the first cold day of November. I sleep "
+    "with the window open, even in January. My favourite chair is a green armchair that I found on the pavement. I water my "
+    "nine houseplants on Sundays. I cannot repair the dripping tap in my bathroom, so my friend Jonas will come on Thursday.",
     "The last thing is how we talk. I prefer short answers, one or two sentences at most. I like it when you tell me "
     "honestly that you do not know something. I would rather be reminded the day before than on the same day. My calendar is "
     "full on Wednesdays, so I never plan anything else on that day. I keep my notes in a black notebook and I copy the "

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     number, vault, model, turns = arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; how it ended is said below
     out = console()
     try:
         with MemOS.open(vault, model=model) as memos:
@@ -75,6 +76,7 @@ def tell(memos: MemOS, out: Console, turns: Sequence[str]) -> None:
         before = known
     with out.status("The scheduler prepares the next session…"):
         memos.scheduler.wait_idle()
+    _no_errors(memos)
     out.print(cube_table(view.find(not_types=("message", "kv")), "Typed cubes in the vault"))
     built = [d for d in memos.scheduler.explain() if d.action != "plan"]
     out.print(decision_table(built, "What the scheduler did between the turns"))
@@ -86,6 +88,7 @@ def ask(memos: MemOS, out: Console) -> None:
     agent = _ready(memos, out, 2, "one new thread for each question")
     with out.status("The scheduler preloads…"):
         memos.scheduler.wait_idle()
+    _no_errors(memos)
     out.print(decision_table(memos.scheduler.explain(), "What the scheduler preloaded, before any question"))
     timings = []
     for question in QUESTIONS:
@@ -121,6 +124,13 @@ def measure(view: MemOS, question: str) -> Timing:
         statistics.median(usage.ttft_s for _, usage in warm),
         all(ids == cold[0] for ids, _ in warm),
     )
+
+
+def _no_errors(memos: MemOS) -> None:
+    """The scheduler lives on after an error; the quickstart has nothing to show then, and says so."""
+    errors = [d for d in memos.scheduler.explain() if d.action == "error"]
+    if errors:
+        raise MemOSError(errors[-1].reason)
 
 
 def _ready(memos: MemOS, out: Console, number: int, thread: str) -> Any:

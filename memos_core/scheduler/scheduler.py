@@ -31,6 +31,7 @@ class PrefixEngine(Protocol):
 
     model_fingerprint: str
     tokenizer_fingerprint: str
+    context_length: int
 
     def stable_prefix(self, messages: list[dict[str, Any]]) -> list[int]:
         """The tokens that every prompt beginning with these messages begins with."""
@@ -236,7 +237,10 @@ class MemScheduler:
                 return
             except Exception as err:
                 # The scheduler outlives its errors, loudly: requests do not depend on it.
-                log.exception("the scheduler's %s job failed", kind)
+                if isinstance(err, MemOSError):
+                    log.warning("the scheduler's %s job failed: %s", kind, err)
+                else:
+                    log.exception("the scheduler's %s job failed", kind)
                 home = scope or Scope()
                 self._note(Decision(home, "error", f"{kind} failed: {err}"))
 
@@ -281,13 +285,13 @@ class MemScheduler:
         current = self._vault.plans.current(scope)
         system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)
         which = CubeFilter(scope, not_types=("message", "kv"), kinds=["plaintext"])
+        before = current.cube_ids if current else ()
         found = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
+        found += [c for i, c in self._vault.get(which, before).items() if i not in {x.id for x in found}]
         candidates = [cube for cube in found if cube.text.strip()]
         count = self._engine.count_tokens if self._engine else (lambda text: len(text) // 3 + 1)
-        before = current.cube_ids if current else ()
-        chosen = plan_resident(
-            candidates, before, lambda text: count(f"- {text}\n"), self.resident_tokens, now()
-        )
+        budget, since = self._budget(), current.planned_at if current else None
+        chosen = plan_resident(candidates, before, lambda text: count(f"- {text}\n"), budget, now(), since)
         ids = tuple(c.id for c in chosen.cubes)
         if current and ids == current.cube_ids and system == current.system:
             return current
@@ -300,6 +304,14 @@ class MemScheduler:
         spent = time.perf_counter() - started
         self._note(Decision(scope, "plan", chosen.reason, len(ids), chosen.tokens, seconds=spent))
         return plan
+
+    def _budget(self) -> int:
+        """Tokens for resident memories: never more than a third of what the model can read."""
+        return (
+            min(self.resident_tokens, self._engine.context_length // 3)
+            if self._engine
+            else self.resident_tokens
+        )
 
     def _preload(self) -> None:
         """A process begins: bring in what the most recently active scopes will need, newest first."""

@@ -89,6 +89,8 @@ class Database:
         if location.file is not None:
             try:
                 location.file.parent.mkdir(parents=True, exist_ok=True)
+                if not location.file.exists():  # what people told an agent is theirs to read
+                    location.file.touch(mode=0o600)
             except OSError as err:
                 raise VaultError(
                     f"cannot create the vault folder {location.file.parent}: {err.strerror or err}"
@@ -124,6 +126,8 @@ class Database:
         stored = conn.execute(select(t.meta.c.value).where(t.meta.c.key == "schema_version")).scalar()
         if stored is None:
             return False
+        if not stored.isdecimal():
+            raise VaultError(f"the vault {self.location.label} is damaged: its schema version is {stored!r}")
         if int(stored) > t.SCHEMA_VERSION:
             raise VaultNewer(
                 f"the vault {self.location.label} has schema version {stored}, "

@@ -60,7 +60,8 @@ class PlanTable:
         return _plan(row) if row else None
 
     def for_session(self, scope: Scope) -> Plan | None:
-        """The plan this session began with; the current one, remembered, where it begins now."""
+        """The plan this session holds: the current one of its first prompt, or of the first prompt after there
+        was one."""
         if scope.session is None:
             return self.current(scope)
         s = t.session_plans.c
@@ -68,6 +69,8 @@ class PlanTable:
         held = select(s.plan_id).where(*(s[k] == v for k, v in address.items()))
         with self._db.read() as conn:
             plan_id = conn.execute(held).scalar()
+        if plan_id is None and self.current(scope) is None:
+            return None  # nothing to hold yet
         if plan_id is None:
             p = t.plans.c
             newest = select(func.max(p.id)).where(*(p[k] == v for k, v in _address(scope).items()))
@@ -75,8 +78,9 @@ class PlanTable:
                 plan_id = conn.execute(held).scalar()  # another process may have begun it meanwhile
                 if plan_id is None:
                     # In one transaction, so that no newer plan prunes this one before it is held.
-                    plan_id = conn.execute(newest).scalar() or ""
-                    conn.execute(insert(t.session_plans).values(plan_id=plan_id, **address))
+                    plan_id = conn.execute(newest).scalar()
+                    if plan_id is not None:
+                        conn.execute(insert(t.session_plans).values(plan_id=plan_id, **address))
         with self._db.read() as conn:
             row = conn.execute(select(t.plans).where(t.plans.c.id == plan_id)).one_or_none()
         return _plan(row) if row else None

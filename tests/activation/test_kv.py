@@ -166,4 +166,7 @@ try:
 except MissingExtra as err:
     print(err)
 """
-    assert run(code) == "torch is not installed; install it with: pip install 'memos-core[hf]'"
+    assert (
+        run(code)
+        == "torch is not installed; in the MemOS checkout, run: pip install -c constraints.txt -e '.[hf]'"
+    )

@@ -97,7 +97,7 @@ def blocked(code: str, folder: Path, *hidden: str) -> tuple[list[str], list[str]
 def test_a_missing_embedding_library_is_named_at_the_first_search(tmp_path: Path) -> None:
     out, _ = blocked(NO_MODEL, tmp_path, "sentence_transformers")
     assert out == [
-        "sentence-transformers is not installed; install it with: pip install 'memos-core[hf]'",
+        "sentence-transformers is not installed; in the MemOS checkout, run: pip install -c constraints.txt -e '.[hf]'",
         "1",
     ]
 
@@ -107,14 +107,14 @@ def test_auto_without_the_library_searches_by_words_and_warns_once(tmp_path: Pat
     assert out == ["the heron False"]
     assert [line for line in err if line.startswith("WARNING")] == [
         "WARNING search is by words only, without an embedding model: sentence-transformers is not installed; "
-        "install it with: pip install 'memos-core[hf]'"
+        "in the MemOS checkout, run: pip install -c constraints.txt -e '.[hf]'"
     ]
 
 
 def test_chroma_is_missed_only_by_who_asked_for_it(tmp_path: Path) -> None:
     out, err = blocked(CHROMA, tmp_path, "chromadb")
     assert out == [
-        "chromadb is not installed; install it with: pip install 'memos-core[chroma]'",
+        "chromadb is not installed; in the MemOS checkout, run: pip install -c constraints.txt -e '.[chroma]'",
         "the heron",
         "the heron",
     ]

@@ -38,6 +38,7 @@ class Recorder:
 
     model_fingerprint = "ab" * 32
     tokenizer_fingerprint = "cd" * 32
+    context_length = 1_000_000
 
     def __init__(self) -> None:
         self.held: dict[str, tuple[Scope, list[int]]] = {}

@@ -303,7 +303,7 @@ def test_without_langchain_classic_the_error_names_the_extra() -> None:
     code = "import sys; sys.modules['langchain_classic'] = None; import langchain_memos.memory"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert "MissingExtra: langchain-classic is not installed" in run.stderr
-    assert "pip install 'memos-core[langchain]'" in run.stderr
+    assert "pip install -c constraints.txt -e '.[langchain]'" in run.stderr
 
 
 # -- the chat message history --------------------------------------------------------------------------------

@@ -154,4 +154,4 @@ def test_kv_of_another_model_is_refused_in_one_sentence(printed: str, home: Path
     done = memos("kv", "--check", file, "--model", tmp_path / "tiny", cwd=home)
     assert done.returncode == 1
     assert done.stderr.startswith("memos: ")
-    assert "made with model" in done.stderr
+    assert "was made with model" in done.stderr
