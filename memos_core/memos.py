@@ -125,7 +125,9 @@ class MemOS(Memory):
             AccessDenied: the part is fixed to another value: a scope can be narrowed, never widened or moved.
         """
         if user == ANY_USER and self._scope.user != ANY_USER:
-            raise AccessDenied("user='*' is every user: only MemOS.open(user='*') gives a view of them all")
+            raise AccessDenied(
+                "user='*' is every user, which nobody is; the operator's view of them all is all_users()"
+            )
         try:
             scope = self._scope.narrow(user=user, agent=agent, session=session)
         except InvalidArgument as err:
@@ -133,6 +135,18 @@ class MemOS(Memory):
         except ValidationError as err:
             raise InvalidArgument(validation_message(err)) from None
         return type(self)(self._core, scope, self._principal, adapter or self._actor.adapter)
+
+    def all_users(self) -> Self:
+        """The operator's view of every user's memory in this tenant, for reading. `scoped` never gives it, so that
+        a user name that comes from a request cannot.
+
+        Raises:
+            AccessDenied: this view is fixed to a user, or the principal is one.
+        """
+        if self._scope.user not in (None, ANY_USER):
+            raise AccessDenied(f"this view is fixed to user {self._scope.user!r}")
+        scope = self._scope.model_copy(update={"user": ANY_USER})
+        return type(self)(self._core, scope, self._principal, self._actor.adapter)
 
     # -- what it holds -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from mem0_memos.ids import Ids, entity_ids, ids_to_write
 from mem0_memos.messages import Turn, turns
 from mem0_memos.request import Request
 from mem0_memos.statements import free_key
-from memos_core.cube import ANY_USER, MemCube, now
+from memos_core.cube import MemCube, now
 from memos_core.errors import InvalidArgument, NotFound, VersionConflict
 from memos_core.memos import NOT_MEMORIES, MemOS
 from memos_core.reader import Extractor, extract_statements, structure_text
@@ -350,9 +350,9 @@ class Memory:
         """The part of the vault that ids name. A read that names no user is about all users, as in mem0,
         where this `Memory` is the operator's; a MemOS of one user stays that user's."""
         user = ids.get("user_id")
-        if reading and user is None and self._memos.scope.user is None:
-            user = ANY_USER
-        return self._memos.scoped(user=user, agent=ids.get("agent_id"), session=ids.get("run_id"))
+        everyone = reading and user is None and self._memos.scope.user is None
+        base = self._memos.all_users() if everyone else self._memos
+        return base.scoped(user=user, agent=ids.get("agent_id"), session=ids.get("run_id"))
 
     def _locate(self, memory_id: str) -> tuple[MemOS, MemCube] | None:
         """A memory by its id, with the view of its owner."""

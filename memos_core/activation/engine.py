@@ -75,6 +75,9 @@ class ActivationEngine:
         self._vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         accepted = inspect.signature(self.model.forward).parameters
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        added = self.tokenizer.added_tokens_decoder.values()
+        control = {*self.tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+        self._control = sorted(control, key=lambda token: (-len(token), token))
         self._end = end_tokens(self.model, self.tokenizer)
         identity = Identity(
             self.model_fingerprint, self.tokenizer_fingerprint, str(self.model.dtype).removeprefix("torch.")
@@ -142,7 +145,7 @@ class ActivationEngine:
         content = message.get("content")
         if not isinstance(content, str):
             return dict(message)
-        for token in self.tokenizer.all_special_tokens:
+        for token in self._control:
             content = content.replace(token, f"{token[0]} {token[1:]}")
         return {**message, "content": content}
 

@@ -385,7 +385,7 @@ def test_the_audit_log_names_actors_and_holds_no_content(memos: MemOS) -> None:
     ]
     assert "zebrafish" not in repr(log)
     assert memos.audit_log() == memos.scoped(user="v").audit_log() == []
-    assert memos.scoped(user="*").audit_log() == log
+    assert memos.all_users().audit_log() == log
 
 
 def test_a_closed_vault_says_so(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_cube_of_a_foreign_scope_is_not_put(memos: MemOS, foreign: dict[str, s
     scope = view.scope.model_copy(update=foreign)
     with pytest.raises(AccessDenied):
         view.put([view.cube("fine"), view.cube("foreign").model_copy(update={"scope": scope})])
-    assert memos.scoped(user="*").find() == []
+    assert memos.all_users().find() == []
 
 
 def test_the_address_of_another_users_cube_is_another_address(memos: MemOS) -> None:
@@ -131,3 +131,17 @@ def test_user_and_principal_are_kept_by_every_narrower_view(tmp_path: Path) -> N
         with pytest.raises(AccessDenied):
             view.scoped(user="bob")
         assert view.write("a fact").header.governance.owner == "alice"
+
+
+@pytest.mark.parametrize("fixed", [{}, {"user": "alice"}])
+def test_a_name_from_a_request_is_never_every_user(memos: MemOS, fixed: dict[str, str]) -> None:
+    view = memos.scoped(**fixed)
+    with pytest.raises(AccessDenied):
+        view.scoped(user="*")
+
+
+def test_all_users_is_the_operators_view(memos: MemOS) -> None:
+    memos.scoped(user="alice").write("a fact")
+    assert [c.text for c in memos.all_users().find()] == ["a fact"]
+    with pytest.raises(AccessDenied):
+        memos.scoped(user="alice").all_users()

@@ -214,7 +214,7 @@ def test_the_operator_reads_every_user_with_a_star_and_writes_none(memos: MemOS)
     for user in ("alice", "bob"):
         memos.scoped(user=user).write(f"{user} likes figs")
     memos.write("nobody likes figs")
-    every = memos.scoped(user="*")
+    every = memos.all_users()
     assert {c.scope.user for c in every.find()} == {"alice", "bob", None}
     assert {h.cube.scope.user for h in every.search("figs")} == {"alice", "bob", None}
     assert [c.scope.user for c in memos.find()] == [None]

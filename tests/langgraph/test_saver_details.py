@@ -381,8 +381,8 @@ def test_the_scheduler_hears_when_a_turn_moves_on(memos: MemOS, make: Make, turn
 
 def test_the_views_own_user_counts_first(memos: MemOS, make: Make, turns: list[Scope]) -> None:
     store(MemOSSaver(memos.scoped(user="ada", agent="bot")), thread("1", user_id="eve"), make())
-    store(MemOSSaver(memos.scoped(user="*")), thread("2"), make())
-    store(MemOSSaver(memos.scoped(user="*")), thread("3", user_id="*"), make())
+    store(MemOSSaver(memos.all_users()), thread("2"), make())
+    store(MemOSSaver(memos.all_users()), thread("3", user_id="*"), make())
     store(MemOSSaver(memos), thread("4", user_id=""), make())
     store(MemOSSaver(memos.scoped(session="s")), thread("5", user_id="bob"), make())
     assert turns == [
