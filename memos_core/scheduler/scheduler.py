@@ -287,7 +287,8 @@ class MemScheduler:
         which = CubeFilter(scope, not_types=("message", "kv"), kinds=["plaintext"])
         before = current.cube_ids if current else ()
         found = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
-        found += [c for i, c in self._vault.get(which, before).items() if i not in {x.id for x in found}]
+        seen = {cube.id for cube in found}
+        found += self._vault.get(which, [i for i in before if i not in seen]).values()
         candidates = [cube for cube in found if cube.text.strip()]
         count = self._engine.count_tokens if self._engine else (lambda text: len(text) // 3 + 1)
         budget, since = self._budget(), current.planned_at if current else None

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import bag_of_words
 
 from memos_core.memos import MemOS
-
-
-def embed(texts: list[str]) -> list[list[float]]:
-    """Hashed bag of words: texts that share words are near, always in the same way."""
-    vectors = []
-    for text in texts:
-        vector = [1e-6] * 128
-        for word in re.findall(r"\w+", text.lower()):
-            vector[zlib.crc32(word.encode()) % 128] += 1.0
-        vectors.append(vector)
-    return vectors
 
 
 @pytest.fixture
@@ -29,7 +17,7 @@ def open_memos(tmp_path: Path) -> Iterator[Callable[[], MemOS]]:
     opened: list[MemOS] = []
 
     def open_() -> MemOS:
-        opened.append(MemOS.open(tmp_path / "vault", embedder=embed))
+        opened.append(MemOS.open(tmp_path / "vault", embedder=bag_of_words))
         return opened[-1]
 
     yield open_

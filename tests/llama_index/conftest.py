@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import bag_of_words
 
 from llama_index.memory.memos import close_reopened
 from memos_core.memos import MemOS
-
-
-def embed(texts: list[str]) -> list[list[float]]:
-    """Hashed bag of words: texts that share words are near, always in the same way."""
-    vectors = []
-    for text in texts:
-        vector = [1e-6] * 128
-        for word in re.findall(r"\w+", text.lower()):
-            vector[zlib.crc32(word.encode()) % 128] += 1.0
-        vectors.append(vector)
-    return vectors
 
 
 @pytest.fixture
@@ -30,7 +18,7 @@ def open_memos(tmp_path: Path) -> Iterator[Callable[[], MemOS]]:
     opened: list[MemOS] = []
 
     def open_() -> MemOS:
-        opened.append(MemOS.open(tmp_path / "vault", embedder=embed))
+        opened.append(MemOS.open(tmp_path / "vault", embedder=bag_of_words))
         return opened[-1]
 
     yield open_
