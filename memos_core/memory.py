@@ -4,40 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from memos_core.core import Core
-from memos_core.cube import MemCube, Namespace, Origin, Principal, Scope
+from memos_core.cube import LIVE, MemCube, Namespace, Origin, State, now
 from memos_core.drafts import draft, names, redraft
-from memos_core.errors import AccessDenied, NotFound, VersionConflict
-from memos_core.governance import effective_scope
+from memos_core.errors import AccessDenied, InvalidArgument, VersionConflict
+from memos_core.governance import DuplicatePolicy
 from memos_core.reader import MEMORIES
 from memos_core.retrieval import Hit
-from memos_core.scheduler import MemScheduler
-from memos_core.vault import Actor, AuditRecord, CubeFilter, Order
+from memos_core.settle import settle_contradiction, settle_duplicate
+from memos_core.vault import Order, Right
+from memos_core.view import View, distinct_ids
 
 # What a search or a prompt is not about unless asked: the verbatim conversation, and records of KV caches.
 NOT_MEMORIES = ("message", "kv")
+# What a grant to write lets others change; the rest is its owner's.
+_GRANTED_CHANGES = frozenset({"text", "tags", "semantic_type", "spoken_at", "valid_from", "valid_to"})
 
 
-class Memory:
-    """The cubes of one scope, for one principal. The base of `MemOS`, which opens it."""
-
-    def __init__(self, core: Core, scope: Scope, principal: Principal, adapter: str) -> None:
-        self._core = core
-        self._scope = effective_scope(principal, scope)
-        self._principal = principal
-        self._actor = Actor(principal.label, adapter)
-
-    @property
-    def scope(self) -> Scope:
-        """The scope of this view."""
-        return self._scope
-
-    @property
-    def scheduler(self) -> MemScheduler:
-        """The scheduler that all views share."""
-        return self._core.scheduler
+class Memory(View):
+    """Write, read, search, update and delete the cubes of one scope."""
 
     # -- write ---------------------------------------------------------------------------------------------
 
@@ -93,12 +79,23 @@ class Memory:
             derived_from=derived_from,
         )
 
-    def put(self, cubes: Sequence[MemCube], *, expected_version: int | None = None) -> list[MemCube]:
+    def put(
+        self,
+        cubes: Sequence[MemCube],
+        *,
+        expected_version: int | None = None,
+        duplicates: DuplicatePolicy | None = None,
+    ) -> list[MemCube]:
         """Store cubes in one transaction, all or none; see `Vault.put`. When this returns, they are on the
-        disk, and the next search finds them.
+        disk, and the next search finds them. A statement that contradicts an earlier one ends its validity.
+
+        Args:
+            cubes: from `cube`. expected_version: with one cube, the version it must replace; 0 if none.
+            duplicates: what to do with what is known already; None takes the policy of `MemOS.open`.
 
         Raises:
-            AccessDenied: a cube's scope is outside this view's. InvalidArgument, VersionConflict, VaultError.
+            AccessDenied: a cube's scope is outside this view's, or what it replaces may not be read here.
+            InvalidArgument, VersionConflict, VaultError.
         """
         cubes = list(cubes)
         for cube in cubes:
@@ -106,12 +103,35 @@ class Memory:
                 raise AccessDenied(
                     f"a cube of scope {cube.scope} may not be written through a view of {self._scope}"
                 )
-        displaced: list[MemCube] = []
-        stored = self._core.vault.put(
-            cubes, self._actor, expected_version=expected_version, displaced=displaced
-        )
-        if displaced:
-            self._core.forget(displaced)
+        if expected_version is not None and len(cubes) != 1:
+            raise InvalidArgument(f"expected_version is for one cube at a time, got {len(cubes)}")
+        return self._store(cubes, expected_version, duplicates or self._core.duplicates)
+
+    def _store(
+        self,
+        cubes: list[MemCube],
+        expected_version: int | None = None,
+        duplicates: DuplicatePolicy | None = None,
+        action: str = "",
+    ) -> list[MemCube]:
+        if not cubes:
+            return []
+        looks = duplicates is not None and duplicates.looks
+        near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
+        with self._core.vault.writing(self._actor, self._principal.clearance) as writer:
+            writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
+            stored = []
+            for cube in cubes:
+                done = False
+                if duplicates and looks:
+                    cube, done = settle_duplicate(writer, cube, duplicates, near.get(cube.id, ()))
+                if not done:
+                    cube = writer.put(
+                        settle_contradiction(writer, cube), expected_version=expected_version, action=action
+                    )
+                stored.append(cube)
+        if writer.displaced:
+            self._core.forget(writer.displaced)
         self.scheduler.wrote(self._scope, stored)
         return stored
 
@@ -131,16 +151,21 @@ class Memory:
                 `valid_from`, `valid_to`; what is not named stays as it is.
 
         Raises:
-            NotFound: not in this scope. VersionConflict: `expected_version` is not the stored one.
+            NotFound: not in this scope. AccessDenied: it may only be read here.
+            VersionConflict: `expected_version` is not the stored one.
             InvalidArgument: as for `cube`, or it is no plaintext cube.
         """
         while True:
-            old = self._get(cube_id)
+            old = self._get(cube_id, granted="write")
+            if not self._scope.contains(old.scope) and not _GRANTED_CHANGES.issuperset(details):
+                raise AccessDenied(
+                    f"{self._who} was granted the right to write cube {cube_id!r}, not to change its "
+                    f"{', '.join(sorted(set(details) - _GRANTED_CHANGES))}"
+                )
             changed = redraft(old, content, details, self._core.vault.structures)
             try:
-                return self.put(
-                    [changed], expected_version=old.version if expected_version is None else expected_version
-                )[0]
+                wanted = old.version if expected_version is None else expected_version
+                return self._store([changed], wanted)[0]
             except VersionConflict:
                 if expected_version is not None:
                     raise  # else somebody wrote in between: change what is there now
@@ -151,16 +176,15 @@ class Memory:
         Returns:
             The ids that were removed; ids not in this scope are not among them.
         """
-        wanted = [ids] if isinstance(ids, str) else list(ids)
-        mine = self._core.vault.get(CubeFilter(self._scope, states=None, expired=True), wanted)
+        wanted = distinct_ids(ids)
+        mine = self._core.vault.matching(self._everything(), wanted)
         return self._forget(self._core.vault.delete(mine, self._actor))
 
     def delete_where(
         self, *, namespace: Namespace = (), types: Sequence[str] | None = None, not_types: Sequence[str] = ()
     ) -> list[str]:
         """Remove every cube of this scope that matches, archived and expired ones too; see `delete`."""
-        which = CubeFilter(
-            self._scope,
+        which = self._which(
             namespace=names(namespace, "namespace"),
             types=types,
             not_types=not_types,
@@ -175,33 +199,58 @@ class Memory:
 
     # -- read ----------------------------------------------------------------------------------------------
 
-    def read(self, cube_id: str) -> MemCube:
-        """One cube by its id.
+    def read(self, cube_id: str, *, as_of: datetime | None = None) -> MemCube:
+        """One cube by its id. What is archived comes back to life by being read.
+
+        Args:
+            as_of: the cube as it was stored at this moment.
 
         Raises:
-            NotFound: there is none in this scope.
+            NotFound: there is none in this scope (or was none then). VaultError: it is damaged.
         """
-        found = self._get(cube_id)
-        self.scheduler.read(self._scope, [found.id])
+        if as_of is not None:
+            then = self._core.vault.find_at(
+                self._which(granted="read", states=None, expired=True, ids=[cube_id]), as_of
+            )
+            if not then:
+                raise self._missing(cube_id)
+            return then[0]
+        found = self._get(cube_id, granted="read")
+        if found.state is State.ARCHIVED and not found.frozen and self._scope.contains(found.scope):
+            self._core.vault.transition([found.id], State.ACTIVATED, self._actor, "read")
+            found = self._get(cube_id, granted="read")
+        self._seen([found])
         return found
 
-    def _get(self, cube_id: str) -> MemCube:
-        found = self._core.vault.get(CubeFilter(self._scope, states=None), [cube_id])
-        if not found:
-            raise NotFound(f"cube {cube_id!r} does not exist in {self._scope}")
-        return found[cube_id]
+    def _get(self, cube_id: str, granted: Right | None = None) -> MemCube:
+        found = self._core.vault.get(self._which(granted=granted, states=None), [cube_id], strict=True)
+        if found:
+            return found[cube_id]
+        if granted not in (None, "read") and self._core.vault.get(
+            self._which(granted="read", states=None), [cube_id]
+        ):
+            raise AccessDenied(f"cube {cube_id!r} may only be read by {self._who}, not changed")
+        raise self._missing(cube_id)
+
+    def _seen(self, cubes: Sequence[MemCube]) -> None:
+        """These cubes were handed out: counted, and logged where reads are audited."""
+        self.scheduler.read(self._scope, [c.id for c in cubes])
+        if self._core.audit_reads and cubes:
+            with self._core.vault.writing(self._actor) as writer:
+                writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
+                for cube in cubes:
+                    writer.audit.add("read", cube)
 
     def at(self, namespace: Namespace, key: str) -> MemCube | None:
         """The cube at an address, or None."""
-        which = CubeFilter(
-            self._scope,
+        which = self._which(
             namespace=names(namespace, "namespace"),
             exact_namespace=True,
             keys=[key],
             states=None,
         )
         found = self._core.vault.find(which, limit=1)
-        self.scheduler.read(self._scope, [c.id for c in found])
+        self._seen(found)
         return found[0] if found else None
 
     def find(
@@ -211,6 +260,10 @@ class Memory:
         types: Sequence[str] | None = None,
         not_types: Sequence[str] = (),
         kinds: Sequence[str] | None = None,
+        states: Sequence[State] | None = LIVE,
+        shared: bool = False,
+        valid_at: datetime | Literal["now"] | None = None,
+        as_of: datetime | None = None,
         order: Order = "created",
         limit: int | None = None,
         offset: int = 0,
@@ -219,28 +272,36 @@ class Memory:
 
         Args:
             namespace: at or below this prefix. types, not_types: semantic types. kinds: payload kinds.
+            states: life-cycle states; None: all but the expired. shared: also what others granted to this user.
+            valid_at: only what held at this moment. as_of: the vault as it was at this moment, then always in the
+                order of creation.
             order: "created", "-created" (newest first) or "-updated".
         """
-        which = CubeFilter(
-            self._scope,
+        which = self._which(
             namespace=names(namespace, "namespace"),
             types=types,
             not_types=not_types,
             kinds=kinds,
+            states=states,
+            granted="read" if shared else None,
+            valid_at=_moment(valid_at),
         )
-        return self._core.vault.find(which, order=order, limit=limit, offset=offset)
+        if as_of is None:
+            return self._core.vault.find(which, order=order, limit=limit, offset=offset)
+        then = self._core.vault.find_at(which, as_of)
+        return then[offset:] if limit is None else then[offset : offset + limit]
 
     def type_counts(self) -> dict[str, int]:
         """How many cubes of each semantic type this scope has, most first."""
-        return self._core.vault.type_counts(CubeFilter(self._scope))
+        return self._core.vault.type_counts(self._which())
 
     def ids_ending(self, part: str) -> list[str]:
         """Ids in this scope that end with `part`, at most ten: people type the end of an id."""
-        return self._core.vault.ids_ending(CubeFilter(self._scope, states=None), part)
+        return self._core.vault.ids_ending(self._which(states=None), part)
 
     def namespaces(self, prefix: Namespace = ()) -> list[Namespace]:
         """The namespaces in use at or below a prefix, sorted."""
-        return self._core.vault.namespaces(CubeFilter(self._scope, namespace=names(prefix, "prefix")))
+        return self._core.vault.namespaces(self._which(namespace=names(prefix, "prefix")))
 
     def search(
         self,
@@ -252,6 +313,10 @@ class Memory:
         not_types: Sequence[str] = NOT_MEMORIES,
         min_similarity: float | None = None,
         accept: Callable[[MemCube], bool] | None = None,
+        states: Sequence[State] = LIVE,
+        shared: bool = True,
+        valid_at: datetime | Literal["now"] | None = "now",
+        as_of: datetime | None = None,
     ) -> list[Hit]:
         """The cubes of this scope nearest to a question, by meaning and by words, best first.
 
@@ -259,28 +324,35 @@ class Memory:
             query: the question. k: how many at most. namespace: at or below this prefix.
             types, not_types: semantic types; messages are left out unless `types` names them.
             min_similarity: see `Retriever.search`. accept: an extra condition.
+            states: life-cycle states, e.g. `(*LIVE, State.ARCHIVED)`. shared: also what others granted to this user.
+            valid_at: what held at this moment ("now"), None: whenever it held.
+            as_of: search the vault as it was at this moment.
         """
         skipped = () if types is not None else not_types
-        which = CubeFilter(
-            self._scope,
+        which = self._which(
             namespace=names(namespace, "namespace"),
             types=types,
             not_types=skipped,
             kinds=["plaintext"],
+            states=states,
+            granted="read" if shared else None,
+            valid_at=as_of if as_of and valid_at == "now" else _moment(valid_at),
         )
-        hits = self._core.retriever.search(query, which, k=k, min_similarity=min_similarity, accept=accept)
-        self.scheduler.read(self._scope, [h.cube.id for h in hits])
+        how: dict[str, Any] = {"k": k, "min_similarity": min_similarity, "accept": accept}
+        if as_of is not None:
+            return self._core.retriever.rank(query, self._core.vault.find_at(which, as_of), **how)
+        if set(states) <= set(LIVE):
+            hits = self._core.retriever.search(query, which, **how)
+        else:
+            # What is not live is in no index.
+            hits = self._core.retriever.rank(query, self._core.vault.find(which), **how)
+        self._seen([h.cube for h in hits])
         return hits
 
-    def history(self, cube_id: str) -> list[MemCube]:
-        """The versions of a cube that were written in this scope, oldest first.
 
-        Raises:
-            NotFound: there is none in this scope.
-        """
-        self._get(cube_id)
-        return [c for c in self._core.vault.history(cube_id) if self._scope.contains(c.scope)]
-
-    def audit_log(self, *, cube_id: str | None = None, limit: int = 100) -> list[AuditRecord]:
-        """Who did what to which cube of this scope, newest first."""
-        return self._core.vault.audit_log(self._scope, cube_id=cube_id, limit=limit)
+def _moment(valid_at: datetime | Literal["now"] | None) -> datetime | None:
+    if valid_at is None or isinstance(valid_at, datetime):
+        return valid_at
+    if valid_at != "now":
+        raise InvalidArgument(f"valid_at must be a datetime, 'now' or None, got {valid_at!r}")
+    return now()

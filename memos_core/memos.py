@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,9 +17,12 @@ from memos_core.cube import (
     Principal,
     Scope,
     StructureRegistry,
+    now,
     validation_message,
 )
 from memos_core.errors import AccessDenied, InvalidArgument
+from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy
+from memos_core.governed import Governed
 from memos_core.memory import NOT_MEMORIES as NOT_MEMORIES
 from memos_core.memory import Memory
 from memos_core.prompt import ChatMessage, check_messages, compose
@@ -27,6 +30,7 @@ from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_
 from memos_core.retrieval import Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
 from memos_core.twins import in_thread
 from memos_core.vault import CubeFilter, Vault
+from memos_core.versions import Versions
 
 if TYPE_CHECKING:
     from memos_core.activation import ActivationEngine
@@ -49,7 +53,7 @@ class Prompt:
         return tuple((c.id, c.version) for c in (*self.resident, *(hit.cube for hit in self.recalled)))
 
 
-class MemOS(Memory):
+class MemOS(Memory, Versions, Governed):
     """Memory for one principal in one scope. Open it once, make narrower views with `scoped`.
 
     A view is cheap, immutable and safe from many threads. All views of one `open` share the vault, its
@@ -73,12 +77,15 @@ class MemOS(Memory):
         index: IndexKind = "auto",
         extractor: Extractor | None = None,
         structures: Iterable[type[BaseModel]] = (),
+        duplicates: DuplicatePolicy | None = None,
+        lifecycle: LifecyclePolicy | Literal["default"] | None = "default",
+        audit_reads: bool = False,
     ) -> Self:
         """Open a vault, making it where it does not exist.
 
         Args:
-            url: a folder, a `.db` file, `sqlite:///PATH` or `:memory:`; None takes the environment variable
-                `MEMOS_VAULT`, else `.memos/vault` in the current folder.
+            url: a folder, a `.db` file, `sqlite:///PATH`, `:memory:` or `postgresql://USER@HOST/DATABASE`; None
+                takes the environment variable `MEMOS_VAULT`, else `.memos/vault` in the current folder.
             tenant, user, agent, session: the scope of this view. Agent and session left out match all;
                 without a user it is the memory that belongs to no user; user="*" reads every user's.
             principal: who acts; None is the operator, that is, the application itself.
@@ -88,6 +95,10 @@ class MemOS(Memory):
             index: "auto", "chroma" or "exact"; see `memos_core.retrieval.Retriever`.
             extractor: from a user's message to typed structures; None takes rules (first person).
             structures: pydantic models whose instances can be a cube's data; see `register`.
+            duplicates: what happens to what is known already; None keeps it, see `DuplicatePolicy`.
+            lifecycle: when cubes are activated, archived and expired; the default is `DecayPolicy()`. None: only
+                their ttl moves them.
+            audit_reads: whether the audit log also says who read what; each read is then a write.
 
         Raises:
             InvalidArgument: an argument cannot be used. VaultError, VaultNewer: the vault cannot be opened.
@@ -101,7 +112,15 @@ class MemOS(Memory):
         vault = Vault(url if url is not None else os.environ.get(ENV_VAULT, DEFAULT_VAULT), registry)
         try:
             retriever = Retriever(vault, resolved, index=index)
-            core = Core(vault, retriever, MemReader(registry, extractor or extract_statements), model)
+            core = Core(
+                vault,
+                retriever,
+                MemReader(registry, extractor or extract_statements),
+                model,
+                duplicates=duplicates,
+                lifecycle=DecayPolicy() if lifecycle == "default" else lifecycle,
+                audit_reads=audit_reads,
+            )
             return cls(core, scope, principal or Principal(tenant=tenant), "memos")
         except BaseException:
             vault.close()
@@ -114,12 +133,15 @@ class MemOS(Memory):
         agent: str | None = None,
         session: str | None = None,
         adapter: str | None = None,
+        clearance: Iterable[str] | None = None,
     ) -> Self:
         """A narrower view of the same vault.
 
         Args:
             user, agent, session: parts to fix. A part that is fixed already cannot become another.
             adapter: the name that the audit log uses for writes through this view.
+            clearance: the sensitivity labels that may be read through it, of those that this view may read; None:
+                the same.
 
         Raises:
             AccessDenied: the part is fixed to another value: a scope can be narrowed, never widened or moved.
@@ -134,7 +156,10 @@ class MemOS(Memory):
             raise AccessDenied(str(err)) from None
         except ValidationError as err:
             raise InvalidArgument(validation_message(err)) from None
-        return type(self)(self._core, scope, self._principal, adapter or self._actor.adapter)
+        if isinstance(clearance, str):
+            raise InvalidArgument(f"clearance must be a list of labels, got {clearance!r}")
+        who = self._principal if clearance is None else self._principal.cleared_for(clearance)
+        return type(self)(self._core, scope, who, adapter or self._actor.adapter)
 
     def all_users(self) -> Self:
         """The operator's view of every user's memory in this tenant, for reading. `scoped` never gives it, so that
@@ -153,10 +178,7 @@ class MemOS(Memory):
     @property
     def url(self) -> str | None:
         """What opens this vault again, also in another process; None for a vault in memory."""
-        where = self._core.vault.location
-        if where.file is None:
-            return None
-        return str(where.home if where.home == where.file.parent else where.file)
+        return self._core.vault.location.url
 
     @property
     def embedder(self) -> str:
@@ -248,7 +270,12 @@ class MemOS(Memory):
             return []
         about = self._scope.model_copy(update={"agent": None, "session": None})
         which = CubeFilter(
-            about, namespace=(MEMORIES,), exact_namespace=True, keys=[c.key for c in statements], states=None
+            about,
+            namespace=(MEMORIES,),
+            exact_namespace=True,
+            keys=[c.key for c in statements],
+            states=None,
+            valid_at=now(),  # what held once and is said again holds again
         )
         known = {c.key for c in self._core.vault.find(which)}
         new: dict[str, MemCube] = {}
@@ -288,7 +315,7 @@ class MemOS(Memory):
             InvalidArgument: a message without a role, or a system or last user message that is no text.
         """
         check_messages(messages)
-        resident = self.scheduler.resident(self._scope)
+        resident = self.scheduler.resident(self._scope, self._principal.clearance)
         last = messages[-1] if messages else {}
         recalled = self.recall(last["content"], k=k) if last.get("role") == "user" and k else []
         while True:

@@ -1,5 +1,6 @@
 """The unit of memory: pure data and pure rules, no I/O."""
 
+from memos_core.cube.content import content_hash
 from memos_core.cube.cube import (
     Behaviour,
     Descriptive,
@@ -13,7 +14,7 @@ from memos_core.cube.cube import (
 )
 from memos_core.cube.ids import new_id
 from memos_core.cube.lifecycle import LIVE, State
-from memos_core.cube.payload import MAX_DEPTH, Activation, Parametric, Plaintext, dump_json, text_of
+from memos_core.cube.payload import MAX_DEPTH, Activation, Parametric, Plaintext, Slot, dump_json, text_of
 from memos_core.cube.scope import ANY_USER, Principal, Scope
 from memos_core.cube.structures import (
     Fact,
@@ -43,9 +44,11 @@ __all__ = [
     "Preference",
     "Principal",
     "Scope",
+    "Slot",
     "Source",
     "State",
     "StructureRegistry",
+    "content_hash",
     "dump_json",
     "new_id",
     "now",

@@ -17,6 +17,8 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
+# What was merged never comes back by itself: its content lives on in the cube that it was merged into. An archived cube
+# is merged by way of being activated, so that nothing disappears from the archive unseen.
 LEGAL: dict[State, frozenset[State]] = {
     State.GENERATED: frozenset({State.ACTIVATED, State.MERGED, State.ARCHIVED, State.EXPIRED}),
     State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED}),
@@ -29,12 +31,17 @@ LEGAL: dict[State, frozenset[State]] = {
 LIVE = (State.GENERATED, State.ACTIVATED)
 
 
-def check(old: State, new: State) -> None:
+def check(old: State, new: State, *, frozen: bool = False) -> None:
     """Raise unless a cube may go from `old` to `new`.
 
+    Args:
+        frozen: whether the cube is frozen: then it goes nowhere.
+
     Raises:
-        InvalidArgument: the step is not in the table; the message lists the legal ones.
+        InvalidArgument: it is frozen, or the step is not in the table; the message lists the legal ones.
     """
+    if frozen:
+        raise InvalidArgument(f"state: a frozen cube stays {old} and cannot become {new}; unfreeze it first")
     if new not in LEGAL[old]:
         legal = ", ".join(sorted(LEGAL[old])) or "nothing (it is final)"
         raise InvalidArgument(f"state: a cube that is {old} cannot become {new}; legal next states: {legal}")

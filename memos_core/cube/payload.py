@@ -21,6 +21,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Slot(_Frozen):
+    """What a statement is about, where only one value can hold at a time.
+
+    Args:
+        key: e.g. "i live in". value: e.g. "paris". ends: the statement says that the value holds no more.
+    """
+
+    key: str = Field(min_length=1)
+    value: str
+    ends: bool = False
+
+
 class Plaintext(_Frozen, Generic[T]):
     """Explicit memory a person can read.
 
@@ -30,6 +42,7 @@ class Plaintext(_Frozen, Generic[T]):
         structure: the registered name of that model, None for plain JSON.
         structure_version: the model's version at the time of writing.
         spoken_at: when it was said. valid_from, valid_to: when it holds (None: unbounded).
+        slot: a newer statement with the same slot and another value ends the validity of this one.
     """
 
     kind: Literal["plaintext"] = "plaintext"
@@ -40,6 +53,7 @@ class Plaintext(_Frozen, Generic[T]):
     spoken_at: datetime | None = None
     valid_from: datetime | None = None
     valid_to: datetime | None = None
+    slot: Slot | None = None
 
 
 class Activation(_Frozen):

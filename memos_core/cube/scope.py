@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -78,6 +79,7 @@ class Principal(BaseModel):
         tenant: the tenant it belongs to.
         user: the user it is, or None for the operator.
         name: what the audit log calls it; defaults to the user or "operator".
+        clearance: the sensitivity labels it may read; a cube with another label does not exist for it. None: all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +87,7 @@ class Principal(BaseModel):
     tenant: str = DEFAULT_TENANT
     user: str | None = None
     name: str = ""
+    clearance: frozenset[str] | None = None
 
     @field_validator("tenant", "user")
     @classmethod
@@ -92,6 +95,13 @@ class Principal(BaseModel):
         if value == ANY_USER:
             raise ValueError("'*' names nobody; leave user out for the operator")
         return _part(value)
+
+    def cleared_for(self, labels: Iterable[str]) -> Self:
+        """This principal with no more clearance than these labels."""
+        allowed = frozenset(labels)
+        if self.clearance is not None:
+            allowed &= self.clearance
+        return self.model_copy(update={"clearance": allowed})
 
     @property
     def label(self) -> str:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 
 from memos_core.cube import Fact, Preference
+from memos_core.reader.slots import slot_of
 
-_SENTENCE = re.compile(r"(?<=[.!?])(?:[\"')\]]*)\s+|\n+")
+# A period after a title, "St." or "Inc." ends no sentence.
+_SENTENCE = re.compile(
+    r"(?<=[.!?])"
+    r"(?<!\bdr\.)(?<!\bmr\.)(?<!\bmrs\.)(?<!\bms\.)(?<!\bst\.)(?<!\bprof\.)(?<!\bcorp\.)(?<!\binc\.)(?<!\bltd\.)"
+    r"(?:[\"')\]]*)\s+|\n+",
+    re.IGNORECASE,
+)
 _FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|i'll|my|mine|me|we|our|us)\b", re.IGNORECASE)
 # Talk about the conversation itself, and requests: first-person, but nothing to remember.
 _TALK = re.compile(
@@ -21,9 +28,15 @@ _TALK = re.compile(
 _JUST_NOW = re.compile(
     r"\bi('m| am) (just )?\w+ing\b|\bi('d| would)? (just )?(want|need|have|like) to\b", re.IGNORECASE
 )
+_NOT = r"(?:don'?t|do not|didn'?t|did not) (?:really |actually |particularly |even |much )?"
+# What was liked or hated once, and is neither now: a fact.
+_NO_MORE = re.compile(
+    rf"\b(?:used to (?:like|love|enjoy|adore|hate|dislike)|(?:no longer|{_NOT})(?:hate|dislike|mind))\b",
+    re.IGNORECASE,
+)
 _DISLIKE = re.compile(
-    r"\b(hate|dislike|can't stand|cannot stand|avoid|never (eat|drink|want)"
-    r"|(don't|do not) (like|want|enjoy|drink|eat))\b",
+    r"\b(?:hate|dislike|can'?t stand|cannot stand|avoid|never (?:eat|drink|want)|stopped (?:liking|loving|enjoying)"
+    rf"|(?:no longer |{_NOT})(?:like|want|enjoy|drink|eat|care for))\b",
     re.IGNORECASE,
 )
 _LIKE = re.compile(r"\b(love|like|prefer|enjoy|adore|favou?rite|fond of|rather)\b", re.IGNORECASE)
@@ -39,8 +52,9 @@ def extract_statements(text: str) -> list[Fact | Preference]:
     """The first-person statements of a message, verbatim, in order, each once.
 
     A statement is a sentence of at least three words that speaks of the speaker and is neither a question nor
-    a request, nor, beside a question, what the speaker is doing or wants just now. It is a `Preference` if it
-    says what the speaker likes or does not, else a `Fact`. Rules, not understanding: for other languages and
+    a request, nor, beside a question, what the speaker is doing or wants just now. What has a slot (see
+    `slot_of`) is one in any case, such as "I'm vegan". It is a `Preference` if it says what the speaker likes or
+    does not, else a `Fact`. Rules, not understanding: for other languages and
     for facts between the lines, pass an extractor that uses a model.
 
     Args:
@@ -50,14 +64,21 @@ def extract_statements(text: str) -> list[Fact | Preference]:
     said = sentences(text)
     asks = any(_is_question(sentence) for sentence in said)
     for sentence in said:
-        if _is_question(sentence) or len(sentence.split()) < 3:
+        if _is_question(sentence):
             continue
-        if not _FIRST_PERSON.search(sentence) or _TALK.match(sentence):
+        plain = _straight(sentence)
+        if not _FIRST_PERSON.search(plain) or _TALK.match(plain):
             continue
-        if asks and _JUST_NOW.search(sentence):
+        passing = len(sentence.split()) < 3 or (asks and _JUST_NOW.search(plain))
+        if passing and slot_of(None, sentence) is None:
             continue
         found.setdefault(sentence.casefold(), _typed(sentence))
     return list(found.values())
+
+
+def _straight(text: str) -> str:
+    """The text with typewriter apostrophes, as the patterns have them."""
+    return text.replace("\u2019", "'")
 
 
 def _is_question(sentence: str) -> bool:
@@ -65,8 +86,11 @@ def _is_question(sentence: str) -> bool:
 
 
 def _typed(sentence: str) -> Fact | Preference:
-    if _DISLIKE.search(sentence):
+    plain = _straight(sentence)
+    if _NO_MORE.search(plain):
+        return Fact(statement=sentence)
+    if _DISLIKE.search(plain):
         return Preference(statement=sentence, polarity="dislike")
-    if _LIKE.search(sentence):
+    if _LIKE.search(plain):
         return Preference(statement=sentence, polarity="like")
     return Fact(statement=sentence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from memos_core.cube import MemCube
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.retrieval.chroma import MAX_BATCH, ChromaIndex, IndexDamaged
 from memos_core.retrieval.embedder import Embedder, installed
-from memos_core.retrieval.fusion import fuse, query_words
+from memos_core.retrieval.fusion import fuse, query_words, word_scores
 from memos_core.vault import CubeFilter, Vault
 from memos_core.vault.vectors import Matrix
 
@@ -100,7 +100,7 @@ class Retriever:
             try:
                 self._reconcile(index)
                 while rows := self.vault.vectors.outside_index(self.embedder.name, MAX_BATCH):
-                    matrix = np.frombuffer(b"".join(r.vector for r in rows), "<f4").reshape(len(rows), -1)
+                    matrix = np.stack([r.vector for r in rows])
                     index.add([r.id for r in rows], [(r.tenant, r.user) for r in rows], matrix)
                     self.vault.vectors.mark_indexed([(r.id, r.version) for r in rows])
                     fed += len(rows)
@@ -231,10 +231,50 @@ class Retriever:
         self, which: CubeFilter, vector: Matrix, pool: int, *, only_outside_index: bool = False
     ) -> dict[str, float]:
         assert self.embedder is not None
+        if not only_outside_index:
+            served = self.vault.vectors.nearest(which, vector, self.embedder.name, pool)
+            if served is not None:
+                return dict(served)
         ids, matrix = self.vault.vectors.load(
             which, self.embedder.name, only_outside_index=only_outside_index
         )
         return _nearest(ids, matrix, vector, pool)
+
+    def near(self, text: str, which: CubeFilter, similarity: float, limit: int = 10) -> list[str]:
+        """The cubes whose meaning is nearest to a text, of at least this cosine, nearest first, by id."""
+        found = self._semantic(text, which, _POOL)
+        alike = sorted(((s, i) for i, s in found.items() if s >= similarity), key=lambda x: (-x[0], x[1]))
+        return [id_ for _, id_ in alike[:limit]]
+
+    def rank(
+        self,
+        query: str,
+        cubes: Sequence[MemCube],
+        *,
+        k: int = 10,
+        min_similarity: float | None = None,
+        accept: Callable[[MemCube], bool] | None = None,
+    ) -> list[Hit]:
+        """Search in cubes that no index holds: of the past, or archived. Slower: each is compared."""
+        if k < 1:
+            raise InvalidArgument(f"k must be 1 or more, got {k}")
+        cubes = [c for c in cubes if c.text.strip() and (accept is None or accept(c))]
+        words = word_scores(query_words(query), [c.text for c in cubes])
+        lexical = {c.id: s for c, s in zip(cubes, words, strict=True) if s > 0}
+        semantic: dict[str, float] = {}
+        if self.embedder is not None and cubes and query.strip():
+            vector = self.embedder.embed_query(query.encode(errors="replace").decode())
+            with self._lock:
+                matrix = self.embedder.embed_documents([c.text for c in cubes])
+            scores = matrix @ vector
+            semantic = {
+                c.id: float(s)
+                for c, s in zip(cubes, scores, strict=True)
+                if min_similarity is None or s >= min_similarity
+            }
+        by_id = {c.id: c for c in cubes}
+        ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
+        return [Hit(by_id[i], score, semantic.get(i), lexical.get(i)) for i, score in ranked[:k]]
 
     def close(self) -> None:
         """Release Chroma's folder."""

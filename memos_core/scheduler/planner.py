@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from memos_core.cube import MemCube
+from memos_core.cube.decay import HALF_LIFE as HALF_LIFE
+from memos_core.cube.decay import decay, decayed
 
-HALF_LIFE = timedelta(days=7)
 _REFILL = 0.75  # how full the budget is after memories were chosen anew
 
 
@@ -29,9 +30,8 @@ def hotness(cube: MemCube, at: datetime, half_life: timedelta = HALF_LIFE) -> fl
         cube: with its behaviour, as the vault returns it.
         at: the moment to judge it at.
     """
-    used, written = cube.header.behaviour, cube.header.descriptive.updated_at
-    reads = used.frequency * _decay(at, used.last_read, half_life) if used.last_read else 0.0
-    return reads + _decay(at, written, half_life) + cube.header.governance.priority
+    reads = decayed(cube.header.behaviour, at, half_life)
+    return reads + decay(_written(cube), at, half_life) + cube.header.governance.priority
 
 
 def plan_resident(
@@ -90,7 +90,3 @@ def _hottest(
 
 def _written(cube: MemCube) -> datetime:
     return cube.header.descriptive.updated_at
-
-
-def _decay(at: datetime, since: datetime, half_life: timedelta) -> float:
-    return float(0.5 ** (max(timedelta(0), at - since) / half_life))

@@ -92,7 +92,7 @@ class MemScheduler:
     Args:
         vault: where plans and behaviour are kept. retriever: indexes new cubes in the background.
         resident_tokens: the most tokens the resident memories of one scope may take.
-        expire: deletes what has outlived its ttl; called between turns.
+        housekeeping: what else is due between turns: the life cycle, deletions by other processes.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class MemScheduler:
         retriever: Retriever,
         *,
         resident_tokens: int = 3072,
-        expire: Callable[[], None] | None = None,
+        housekeeping: Callable[[], None] | None = None,
     ) -> None:
         self._vault = vault
         self._retriever = retriever
         self.resident_tokens = resident_tokens
-        self._expire = expire
+        self._housekeeping = housekeeping
         self._engine: PrefixEngine | None = None
         self._decisions: deque[Decision] = deque(maxlen=1000)
         self._reads: Counter[str] = Counter()
@@ -167,9 +167,9 @@ class MemScheduler:
 
     # -- what a request asks: reads the plan, computes nothing -----------------------------------------------
 
-    def resident(self, scope: Scope) -> list[MemCube]:
+    def resident(self, scope: Scope, clearance: frozenset[str] | None = None) -> list[MemCube]:
         """The memories resident in this scope's session, in prompt order: those of the plan the session began
-        with, as they are now; deleted ones are left out."""
+        with, as they are now; what was deleted, holds no more or may not be read is left out."""
         if scope.user == ANY_USER:
             return []
         try:
@@ -178,7 +178,7 @@ class MemScheduler:
             # Advice only: where a session cannot be noted down, its prompts are right without a plan.
             log.warning("no resident memory for %s: %s", scope, err)
             return []
-        return self._cubes_of(plan) if plan else []
+        return self._cubes_of(plan, clearance) if plan else []
 
     def explain(self, scope: Scope | None = None) -> list[Decision]:
         """What it did and why, oldest first.
@@ -267,8 +267,8 @@ class MemScheduler:
             self._vault.record_reads(reads, now(), HALF_LIFE)
 
     def _index(self) -> None:
-        if self._expire is not None:
-            self._expire()
+        if self._housekeeping is not None:
+            self._housekeeping()
         self._vault.scrub()
         self._retriever.apply_pending(should_yield=self._checkpoint)
         self._retriever.feed_index(should_yield=self._checkpoint)
@@ -284,7 +284,9 @@ class MemScheduler:
         started = time.perf_counter()
         current = self._vault.plans.current(scope)
         system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)
-        which = CubeFilter(scope, not_types=("message", "kv"), kinds=["plaintext"])
+        which = CubeFilter(
+            scope, granted="read", not_types=("message", "kv"), kinds=["plaintext"], valid_at=now()
+        )
         before = current.cube_ids if current else ()
         found = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
         seen = {cube.id for cube in found}
@@ -390,14 +392,15 @@ class MemScheduler:
         self._vault.delete([c.id for c in replaced], _ACTOR)
         engine.forget([c.key for c in replaced])
         # A source may have been deleted while this was computed: then this must not stay either.
-        alive = self._vault.get(CubeFilter(plan.scope, states=None), [i for i, _ in sources])
+        alive = self._vault.get(CubeFilter(plan.scope, granted="read"), [i for i, _ in sources])
         if len(alive) < len(sources):
             self._vault.delete([stored.id], _ACTOR)
             engine.forget([kv.key])
             raise MemOSError("a memory was deleted while its KV was computed; the KV is dropped")
 
-    def _cubes_of(self, plan: Plan) -> list[MemCube]:
-        found = self._vault.get(CubeFilter(plan.scope), plan.cube_ids)
+    def _cubes_of(self, plan: Plan, clearance: frozenset[str] | None = None) -> list[MemCube]:
+        which = CubeFilter(plan.scope, clearance, granted="read", valid_at=now())
+        found = self._vault.get(which, plan.cube_ids)
         return [found[id_] for id_ in plan.cube_ids if id_ in found]
 
 

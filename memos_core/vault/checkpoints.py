@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, literal, or_, select
-from sqlalchemy.dialects import sqlite
 
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
-from memos_core.vault.connect import Database
+from memos_core.vault.database import Database
+from memos_core.vault.rows import digest_of
 
 Typed = tuple[str, bytes]  # what a serializer makes of a value: (type, bytes)
 
@@ -116,7 +116,9 @@ class CheckpointTable:
             if missing:
                 return missing
             for channel in checkpoint.values:
-                refs[channel] = _put_value(conn, lane, channel, versions[channel], checkpoint.values[channel])
+                refs[channel] = self._put_value(
+                    conn, lane, channel, versions[channel], checkpoint.values[channel]
+                )
             row = {
                 **_address(lane),
                 "checkpoint_id": checkpoint.id,
@@ -126,9 +128,26 @@ class CheckpointTable:
                 "checkpoint": checkpoint.body[1],
                 "refs": json.dumps({ch: refs[ch] for ch in versions}),
                 "metadata": checkpoint.metadata,
+                "digest": digest_of(*checkpoint.body),
             }
-            conn.execute(_upsert(t.checkpoints, row))
+            conn.execute(self._db.upsert(t.checkpoints, row))
         return []
+
+    def _put_value(self, conn: Connection, lane: Lane, channel: str, version: str, value: Typed) -> str:
+        """Store a channel value unless it is there, and return the version it is stored under: the given one, or,
+        where another value has that already (two branches may count alike), that one with the value's hash."""
+        b = t.checkpoint_blobs.c
+        row = {**_address(lane), "channel": channel, "type": value[0], "value": value[1]}
+        row["digest"] = digest_of(*value)
+        add = self._db.insert(t.checkpoint_blobs)
+        if conn.execute(add.values(version=version, **row).on_conflict_do_nothing()).rowcount:
+            return version
+        here = (*_at(t.checkpoint_blobs, lane), b.channel == channel, b.version == version)
+        if tuple(conn.execute(select(b.type, b.value).where(*here)).one()) == (value[0], bytes(value[1])):
+            return version
+        other = f"{version}#{hashlib.sha256(value[0].encode() + b'/' + value[1]).hexdigest()[:32]}"
+        conn.execute(add.values(version=other, **row).on_conflict_do_nothing())
+        return other
 
     def put_writes(self, lane: Lane, checkpoint_id: str, writes: Sequence[StoredWrite]) -> None:
         """Store writes pending on a checkpoint, which may not be stored yet. A write with idx 0 or more that
@@ -146,11 +165,13 @@ class CheckpointTable:
                     "channel": write.channel,
                     "type": write.value[0],
                     "value": write.value[1],
+                    "digest": digest_of(*write.value),
                 }
                 if write.idx < 0:
-                    conn.execute(_upsert(t.checkpoint_writes, row))
+                    conn.execute(self._db.upsert(t.checkpoint_writes, row))
                 else:
-                    conn.execute(sqlite.insert(t.checkpoint_writes).values(**row).on_conflict_do_nothing())
+                    new = self._db.insert(t.checkpoint_writes).values(**row).on_conflict_do_nothing()
+                    conn.execute(new)
 
     def delete_thread(self, tenant: str, thread_id: str) -> None:
         """Remove everything of a thread, in all its namespaces."""
@@ -279,22 +300,6 @@ def _inherited(conn: Connection, checkpoint: StoredCheckpoint, versions: Mapping
     }
 
 
-def _put_value(conn: Connection, lane: Lane, channel: str, version: str, value: Typed) -> str:
-    """Store a channel value unless it is there, and return the version it is stored under: the given one, or,
-    where another value has that already (two branches may count alike), that one with the value's hash."""
-    b = t.checkpoint_blobs.c
-    row = {**_address(lane), "channel": channel, "type": value[0], "value": value[1]}
-    add = sqlite.insert(t.checkpoint_blobs).on_conflict_do_nothing()
-    if conn.execute(add.values(version=version, **row)).rowcount:
-        return version
-    here = (*_at(t.checkpoint_blobs, lane), b.channel == channel, b.version == version)
-    if tuple(conn.execute(select(b.type, b.value).where(*here)).one()) == (value[0], bytes(value[1])):
-        return version
-    other = f"{version}#{hashlib.sha256(value[0].encode() + b'/' + value[1]).hexdigest()[:32]}"
-    conn.execute(add.values(version=other, **row))
-    return other
-
-
 def _drop_unreferenced(conn: Connection, lane: Lane) -> None:
     b = t.checkpoint_blobs.c
     refs = conn.execute(select(t.checkpoints.c.refs).where(*_at(t.checkpoints, lane))).scalars()
@@ -323,7 +328,9 @@ def _complete(conn: Connection, rows: Sequence[Row[Any]]) -> list[StoredCheckpoi
     """Rows with their channel values and pending writes, which are read once for all rows of a lane."""
     found = [
         (
-            StoredCheckpoint(_lane(r), r.checkpoint_id, r.parent_id, (r.type, r.checkpoint), r.metadata),
+            StoredCheckpoint(
+                _lane(r), r.checkpoint_id, r.parent_id, _verified(r, r.checkpoint, "itself"), r.metadata
+            ),
             json.loads(r.refs),
         )
         for r in rows
@@ -345,14 +352,17 @@ def _complete(conn: Connection, rows: Sequence[Row[Any]]) -> list[StoredCheckpoi
 def _values(conn: Connection, lane: Lane, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Typed]:
     query = select(t.checkpoint_blobs).where(*_at(t.checkpoint_blobs, lane))
     rows = (row for chunk in _chunks(pairs) for row in conn.execute(query.where(_one_of(chunk))))
-    return {(row.channel, row.version): (row.type, row.value) for row in rows}
+    return {
+        (row.channel, row.version): _verified(row, row.value, f"its value of channel {row.channel!r}")
+        for row in rows
+    }
 
 
 def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[StoredWrite]]:
     found: dict[str, list[StoredWrite]] = defaultdict(list)
     query = select(t.checkpoint_writes).where(*_at(t.checkpoint_writes, lane))
     for r in conn.execute(query.where(t.checkpoint_writes.c.checkpoint_id.in_(ids))):
-        write = StoredWrite(r.task_id, r.task_path, r.idx, r.channel, (r.type, r.value))
+        write = StoredWrite(r.task_id, r.task_path, r.idx, r.channel, _verified(r, r.value, "a write"))
         found[r.checkpoint_id].append(write)
     for writes in found.values():
         # Sorted here, not by SQL: a database's collation need not be Python's order.
@@ -360,18 +370,24 @@ def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[
     return found
 
 
+def _verified(row: Any, value: bytes, what: str) -> Typed:
+    """A serialized value, if it is what was written.
+
+    Raises:
+        VaultError: its checksum does not match.
+    """
+    if digest_of(row.type, value) != row.digest:
+        raise VaultError(
+            f"a checkpoint of thread {row.thread_id!r} is damaged: the checksum of {what} does not match; "
+            "restore a backup, or continue the thread from another checkpoint"
+        )
+    return row.type, value
+
+
 def _one_of(pairs: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
     # SQLite uses the primary key for this form; for `(channel, version) IN (…)` it scans the lane.
     b = t.checkpoint_blobs.c
     return or_(*(and_(b.channel == channel, b.version == version) for channel, version in pairs))
-
-
-def _upsert(table: Table, row: Mapping[str, Any]) -> Any:
-    statement = sqlite.insert(table).values(**row)
-    keys = [col.name for col in table.primary_key]
-    return statement.on_conflict_do_update(
-        index_elements=keys, set_={k: v for k, v in row.items() if k not in keys}
-    )
 
 
 def _address(lane: Lane) -> dict[str, str]:

@@ -11,7 +11,7 @@ from sqlalchemy import Row, delete, func, insert, select
 
 from memos_core.cube import Scope, new_id, now
 from memos_core.vault import tables as t
-from memos_core.vault.connect import Database
+from memos_core.vault.database import Database
 from memos_core.vault.rows import micros, moment
 
 

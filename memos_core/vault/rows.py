@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, and_, or_
+from sqlalchemy import ColumnElement, Row, Select, and_, or_, select
 
 from memos_core.cube import (
     ANY_USER,
@@ -29,29 +30,64 @@ from memos_core.cube import (
     Source,
     State,
     StructureRegistry,
+    content_hash,
     dump_json,
     now,
     to_json,
 )
-from memos_core.errors import InvalidArgument
+from memos_core.errors import InvalidArgument, VaultError
 from memos_core.vault import tables as t
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SEALED = (
+    "id",
+    "version",
+    "tenant",
+    "user",
+    "agent",
+    "session",
+    "namespace",
+    "key",
+    "kind",
+    "text",
+    "payload",
+    "semantic_type",
+    "created_at",
+    "updated_at",
+    "written_at",
+    "expires_at",
+    "header",
+    "derived_from",
+)
+
+
+Right = Literal["read", "write", "share"]
+
+
+class CubeDamaged(VaultError):
+    """A stored cube is not what was written: its checksum does not match."""
 
 
 @dataclass(frozen=True)
 class CubeFilter:
-    """Which cubes a call is about. A part that is None matches all.
+    """Which cubes a call is about, and may be about: the one place where access becomes SQL. A part that is
+    None matches all.
 
     Args:
         scope: see `Scope` for what its parts match.
+        clearance: the sensitivity labels the principal may read; None: all.
+        granted: also cubes of others that the scope's user was granted this right to, whatever their agent and
+            session.
         namespace: cubes at or below this prefix; `exact_namespace` leaves out those below.
         types: semantic types; `not_types` leaves some out.
         kinds: payload kinds. states: life-cycle states (default: the live ones).
         ids, keys: exactly these. expired: also what has outlived its ttl.
+        valid_at: what held at this moment; None: whenever.
     """
 
     scope: Scope
+    clearance: frozenset[str] | None = None
+    granted: Right | None = None
     namespace: Namespace = ()
     exact_namespace: bool = False
     types: Sequence[str] | None = None
@@ -61,14 +97,12 @@ class CubeFilter:
     ids: Sequence[str] | None = None
     keys: Sequence[str] | None = None
     expired: bool = False
+    valid_at: datetime | None = None
 
     def where(self) -> ColumnElement[bool]:
         """The filter as one SQL condition on `cubes`; every value is a bound parameter."""
-        c, s = t.cubes.c, self.scope
-        clauses: list[ColumnElement[bool]] = [c.tenant == s.tenant]
-        if s.user != ANY_USER:
-            clauses.append(c.user == (s.user or ""))
-        clauses += [c[p] == getattr(s, p) for p in ("agent", "session") if getattr(s, p) is not None]
+        c = t.cubes.c
+        clauses: list[ColumnElement[bool]] = [self._access()]
         if self.namespace or self.exact_namespace:
             prefix = pack_namespace(self.namespace)
             clauses.append(c.namespace == prefix if self.exact_namespace else between_prefix(prefix))
@@ -85,8 +119,79 @@ class CubeFilter:
         if self.states is not None:
             clauses.append(c.state.in_([str(x) for x in self.states]))
         if not self.expired:
-            clauses.append(or_(c.expires_at.is_(None), c.expires_at > micros(now())))
+            alive = c.expires_at > micros(now())
+            clauses.append(or_(c.expires_at.is_(None), alive, c.frozen.is_(True)))
+        if self.valid_at is not None:
+            at = micros(self.valid_at)
+            clauses += [
+                or_(c.valid_from.is_(None), c.valid_from <= at),
+                or_(c.valid_to.is_(None), c.valid_to > at),
+            ]
         return and_(*clauses)
+
+    def matches(self, cube: MemCube, at: datetime) -> bool:
+        """The filter without its access part, of a cube at a past moment."""
+        d, expires = cube.header.descriptive, cube.header.governance.expires_at
+        plain = cube.payload if isinstance(cube.payload, Plaintext) else None
+        starts, ends = (plain.valid_from, plain.valid_to) if plain else (None, None)
+        depth = len(self.namespace)
+        return (
+            cube.namespace[:depth] == tuple(self.namespace)
+            and (not self.exact_namespace or len(cube.namespace) == depth)
+            and (self.types is None or d.semantic_type in self.types)
+            and d.semantic_type not in self.not_types
+            and (self.kinds is None or cube.payload.kind in self.kinds)
+            and (self.ids is None or cube.id in self.ids)
+            and (self.keys is None or cube.key in self.keys)
+            and (self.states is None or cube.state in self.states)
+            and (self.expired or expires is None or expires > at or cube.frozen)
+            and (
+                self.valid_at is None
+                or ((starts is None or starts <= self.valid_at) and (ends is None or ends > self.valid_at))
+            )
+        )
+
+    def owns(self, scope: Scope) -> bool:
+        """Whether a cube of this scope is inside the filter's own, grants aside."""
+        mine = self.scope
+        return (
+            scope.tenant == mine.tenant
+            and mine.user in (ANY_USER, scope.user)
+            and all(getattr(mine, p) in (None, getattr(scope, p)) for p in ("agent", "session"))
+        )
+
+    def cleared(self, cube: MemCube) -> bool:
+        """Whether the principal's clearance covers the cube's sensitivity."""
+        return self.clearance is None or set(cube.header.governance.sensitivity) <= self.clearance
+
+    def _access(self) -> ColumnElement[bool]:
+        c, s = t.cubes.c, self.scope
+        own: list[ColumnElement[bool]] = [c.tenant == s.tenant]
+        if s.user != ANY_USER:
+            own.append(c.user == (s.user or ""))
+        own += [c[p] == getattr(s, p) for p in ("agent", "session") if getattr(s, p) is not None]
+        allowed = and_(*own)
+        if self.granted is not None and s.user not in (None, ANY_USER):
+            others = granted_ids(s.tenant, s.user, self.granted)
+            allowed = or_(allowed, and_(c.tenant == s.tenant, c.id.in_(others)))
+        if self.clearance is None:
+            return allowed
+        above = select(t.labels.c.cube_id).where(
+            t.labels.c.cube_id == c.id, t.labels.c.label.not_in(self.clearance)
+        )
+        return and_(allowed, ~above.exists())
+
+
+def granted_ids(tenant: str, user: str, right: Right) -> Select[tuple[str]]:
+    """The ids of the cubes that a user was granted a right to: by name, by group, or with everyone."""
+    g, m = t.grants.c, t.members.c
+    groups = select(m.group).where(m.tenant == tenant, m.user == user)
+    to = or_(
+        and_(g.kind == "user", g.name == user),
+        and_(g.kind == "group", g.name.in_(groups)),
+        and_(g.kind == "everyone", g.name == ""),
+    )
+    return select(g.cube_id).where(g.tenant == tenant, g.right == right, to)
 
 
 def between_prefix(prefix: str) -> ColumnElement[bool]:
@@ -127,12 +232,26 @@ def moment(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
-def to_row(cube: MemCube) -> dict[str, Any]:
-    """The columns of `cubes` for a cube, `seq` left out."""
+def partition_of(tenant: str, user: str) -> str:
+    """The word that stands for (tenant, user) in the text index."""
+    return "p" + blake2b(f"{tenant}{t.SEP}{user}".encode(), digest_size=12).hexdigest()
+
+
+def digest_of(kind: str, value: bytes) -> str:
+    """Checksum of a serialized value, stored beside it."""
+    return blake2b(value, digest_size=16, key=kind.encode()[:64]).hexdigest()
+
+
+def to_row(cube: MemCube, written_at: int) -> dict[str, Any]:
+    """The columns of `cubes` for a cube, `seq` left out.
+
+    Args:
+        written_at: the vault's clock, in microseconds.
+    """
     d, g, s = cube.header.descriptive, cube.header.governance, cube.scope
     if s.user == ANY_USER:
         raise InvalidArgument("user: a cube belongs to one user or to none, '*' is for reading only")
-    return {
+    row = {
         "id": cube.id,
         "version": cube.version,
         "tenant": s.tenant,
@@ -161,7 +280,33 @@ def to_row(cube: MemCube) -> dict[str, Any]:
             }
         ),
         "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from]),
+        "written_at": written_at,
+        "content_hash": content_hash(cube),
     }
+    return _derive(row, cube.payload)
+
+
+def complete(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of schema version 1 with the columns that came with version 2."""
+    behaviour = {"reads": None, "last_read": None, "frequency": None}
+    cube = from_row(SimpleNamespace(**{**behaviour, **row, "checksum": None}), StructureRegistry())
+    return _derive({**row, "written_at": row["updated_at"], "content_hash": content_hash(cube)}, cube.payload)
+
+
+def _derive(row: dict[str, Any], payload: Plaintext[Any] | Activation | Parametric) -> dict[str, Any]:
+    """Add the columns that repeat what a row holds, so that SQL can ask for it, and the checksum."""
+    plain = payload if isinstance(payload, Plaintext) else None
+    for name in ("valid_from", "valid_to"):
+        at = getattr(plain, name, None)
+        row[name] = micros(at) if at else None
+    row["slot"] = plain.slot.key if plain and plain.slot else ""
+    row["partition"] = partition_of(row["tenant"], row["user"])
+    row["checksum"] = _checksum(row)
+    return row
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return blake2b(json.dumps([row[name] for name in _SEALED]).encode(), digest_size=16).hexdigest()
 
 
 def keep_row(row: Row[Any]) -> str:
@@ -177,7 +322,17 @@ def from_kept(kept: str, structures: StructureRegistry) -> MemCube:
 
 
 def from_row(row: Any, structures: StructureRegistry) -> MemCube:
-    """A cube from a row of `cubes` joined with its `behaviour` (which may be missing)."""
+    """A cube from a row of `cubes` joined with its `behaviour` (which may be missing).
+
+    Raises:
+        CubeDamaged: the row is not what was written.
+    """
+    # Version 1 had no checksums: its rows are taken as they are, once.
+    if row.checksum is not None and row.checksum != _checksum({name: getattr(row, name) for name in _SEALED}):
+        raise CubeDamaged(
+            f"the stored cube {row.id} (key {row.key!r}) is damaged: its checksum does not match; "
+            "restore it from a backup or delete it"
+        )
     header = json.loads(row.header)
     return MemCube(
         id=row.id,
@@ -219,6 +374,8 @@ def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
     for name in ("spoken_at", "valid_from", "valid_to"):
         if getattr(payload, name) is not None:
             micros(getattr(payload, name))
+    if payload.valid_from and payload.valid_to and payload.valid_to < payload.valid_from:
+        raise InvalidArgument("valid_to must not be before valid_from")
     data = to_json(payload.data) if isinstance(payload.data, BaseModel) else payload.data
     times = payload.model_dump(mode="json", exclude={"kind", "text", "data"}, exclude_none=True)
     return dump_json({"data": data, **times}, max_depth=MAX_DEPTH + 1)

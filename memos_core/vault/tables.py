@@ -1,4 +1,4 @@
-"""The schema of a vault. One `MetaData`; times are microseconds since the epoch, UTC; JSON is text.
+"""The schema of a vault, on SQLite and on PostgreSQL. Times are microseconds since the epoch, UTC; JSON is text.
 
 A part of a scope that is not set is stored as "" so that it takes part in unique keys. A namespace is
 stored as its labels joined and ended by `SEP`, so that a prefix search is one range of the index.
@@ -6,10 +6,15 @@ stored as its labels joined and ended by `SEP`, so that a prefix search is one r
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     Index,
     Integer,
@@ -17,46 +22,95 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
+    TypeDecorator,
     UniqueConstraint,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SEP = "\x1f"
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")
+# Compared byte by byte on both: a database's own collation is not the order of Python or of a prefix search.
+_Chars = String().with_variant(String(collation="C"), "postgresql")
 
-meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
+
+class Vector(TypeDecorator[npt.NDArray[np.float32]]):
+    """Float32 numbers: bytes (little-endian) on SQLite, pgvector's `vector` on PostgreSQL."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The column's type on this database."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(LargeBinary())
+        from pgvector.sqlalchemy import VECTOR
+
+        return dialect.type_descriptor(VECTOR())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """To the database."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return np.ascontiguousarray(value, "<f4").tobytes()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """From the database."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return np.frombuffer(value, "<f4")
+
+
+meta = Table(
+    "meta", metadata, Column("key", _Chars, primary_key=True), Column("value", _Chars, nullable=False)
+)
 
 cubes = Table(
     "cubes",
     metadata,
     Column("seq", _Seq, primary_key=True, autoincrement=True),
-    Column("id", String, nullable=False, unique=True),
+    Column("id", _Chars, nullable=False, unique=True),
     Column("version", Integer, nullable=False),
-    Column("tenant", String, nullable=False),
-    Column("user", String, nullable=False),
-    Column("agent", String, nullable=False),
-    Column("session", String, nullable=False),
-    Column("namespace", String, nullable=False),
-    Column("key", String, nullable=False),
-    Column("kind", String, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("payload", Text, nullable=False),  # JSON: the payload without `kind` and `text`
-    Column("semantic_type", String, nullable=False),
-    Column("state", String, nullable=False),
+    Column("tenant", _Chars, nullable=False),
+    Column("user", _Chars, nullable=False),
+    Column("agent", _Chars, nullable=False),
+    Column("session", _Chars, nullable=False),
+    Column("namespace", _Chars, nullable=False),
+    Column("key", _Chars, nullable=False),
+    Column("kind", _Chars, nullable=False),
+    Column("text", _Chars, nullable=False),
+    Column("payload", _Chars, nullable=False),  # JSON: the payload without `kind` and `text`
+    Column("semantic_type", _Chars, nullable=False),
+    Column("state", _Chars, nullable=False),
     Column("frozen", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("written_at", BigInteger, nullable=False),  # the vault's clock, when this version was stored
     Column("expires_at", BigInteger),
-    Column("header", Text, nullable=False),  # JSON: the rest of descriptive and governance
-    Column("derived_from", Text, nullable=False),  # JSON: [[id, version], …]
+    Column("valid_from", BigInteger),
+    Column("valid_to", BigInteger),
+    Column("header", _Chars, nullable=False),  # JSON: the rest of descriptive and governance
+    Column("derived_from", _Chars, nullable=False),  # JSON: [[id, version], …]
+    Column("content_hash", _Chars, nullable=False),  # equal for exact duplicates
+    Column("slot", _Chars, nullable=False),  # what only one statement at a time can be true about, or ""
+    Column("partition", _Chars, nullable=False),  # one word for (tenant, user), for the text index
+    Column("checksum", _Chars, nullable=False),  # of everything but state and frozen
     UniqueConstraint("tenant", "user", "namespace", "key", name="uq_cubes_address"),
     Index("ix_cubes_scope", "tenant", "user", "semantic_type", "id"),
     Index("ix_cubes_expiry", "expires_at"),
     Index("ix_cubes_session", "tenant", "session", "semantic_type", "id"),
+    Index("ix_cubes_content", "tenant", "user", "content_hash"),
+    Index(
+        "ix_cubes_slot",
+        "tenant",
+        "user",
+        "slot",
+        sqlite_where=text("slot <> ''"),
+        postgresql_where=text("slot <> ''"),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -64,24 +118,58 @@ cubes = Table(
 versions = Table(
     "versions",
     metadata,
-    Column("cube_id", String, primary_key=True),
+    Column("cube_id", _Chars, primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("cube", Text, nullable=False),  # JSON of its row in `cubes`, and its behaviour
+    Column("cube", _Chars, nullable=False),  # JSON of its row in `cubes`, and its behaviour
+    Column("tenant", _Chars, nullable=False),
+    Column("user", _Chars, nullable=False),
+    Column("written_at", BigInteger, nullable=False),
     Column("replaced_at", BigInteger, nullable=False),
+    Index("ix_versions_scope", "tenant", "user", "written_at"),
 )
 
 # derived cube → its sources, so that deleting a source finds what must go with it.
 sources = Table(
     "sources",
     metadata,
-    Column("source_id", String, primary_key=True),
-    Column("cube_id", String, primary_key=True),
+    Column("source_id", _Chars, primary_key=True),
+    Column("cube_id", _Chars, primary_key=True),
+    Index("ix_sources_cube", "cube_id"),
+)
+
+# Sensitivity of a cube, one row a label, for the check against a principal's clearance.
+labels = Table(
+    "labels",
+    metadata,
+    Column("cube_id", _Chars, primary_key=True),
+    Column("label", _Chars, primary_key=True),
+)
+
+# Who else may do what with a cube. `name` is a user's or a group's; "" for everyone of the tenant.
+grants = Table(
+    "grants",
+    metadata,
+    Column("cube_id", _Chars, primary_key=True),
+    Column("kind", _Chars, primary_key=True),  # user, group, everyone
+    Column("name", _Chars, primary_key=True),
+    Column("right", _Chars, primary_key=True),  # read, write, share
+    Column("tenant", _Chars, nullable=False),
+    Index("ix_grants_name", "tenant", "kind", "name", "right", "cube_id"),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("tenant", _Chars, primary_key=True),
+    Column("group", _Chars, primary_key=True),
+    Column("user", _Chars, primary_key=True),
+    Index("ix_members_user", "tenant", "user"),
 )
 
 behaviour = Table(
     "behaviour",
     metadata,
-    Column("cube_id", String, primary_key=True),
+    Column("cube_id", _Chars, primary_key=True),
     Column("reads", Integer, nullable=False),
     Column("last_read", BigInteger, nullable=False),
     Column("frequency", Float, nullable=False),
@@ -92,14 +180,41 @@ audit = Table(
     metadata,
     Column("seq", _Seq, primary_key=True, autoincrement=True),
     Column("at", BigInteger, nullable=False),
-    Column("principal", String, nullable=False),
-    Column("adapter", String, nullable=False),
-    Column("action", String, nullable=False),
-    Column("cube_id", String, nullable=False, index=True),
+    Column("principal", _Chars, nullable=False),
+    Column("adapter", _Chars, nullable=False),
+    Column("action", _Chars, nullable=False),
+    Column("cube_id", _Chars, nullable=False, index=True),
     Column("version", Integer, nullable=False),
-    Column("tenant", String, nullable=False),
-    Column("user", String, nullable=False),
-    Column("detail", String, nullable=False),
+    Column("tenant", _Chars, nullable=False),
+    Column("user", _Chars, nullable=False),
+    Column("detail", _Chars, nullable=False),
+    Column("n", BigInteger, nullable=False),  # its place in the chain of (tenant, user), from 1
+    Column("hash", _Chars, nullable=False),  # of this record and the hash before it
+    Index("ix_audit_chain", "tenant", "user", "n", unique=True),
+    sqlite_autoincrement=True,
+)
+
+# The end of each chain. A writer of a user's cubes holds this row: it is also the lock of that user's memory.
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("tenant", _Chars, primary_key=True),
+    Column("user", _Chars, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("hash", _Chars, nullable=False),
+)
+
+# What is gone for good, without its content: other processes drop from it what they derived.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("cube_id", _Chars, nullable=False, index=True),
+    Column("kv_key", _Chars, nullable=False),  # of an activation cube, the name of its file
+    Column("tenant", _Chars, nullable=False),
+    Column("user", _Chars, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("action", _Chars, nullable=False),  # delete, erase, expire
     sqlite_autoincrement=True,
 )
 
@@ -107,32 +222,39 @@ audit = Table(
 index_queue = Table(
     "index_queue",
     metadata,
-    Column("cube_id", String, primary_key=True),
+    Column("cube_id", _Chars, primary_key=True),
     Column("version", Integer, nullable=False),
 )
 
-# Derived: can be dropped and rebuilt from `cubes`. `in_index` says whether the ANN index holds it too.
+# Derived: can be dropped and rebuilt from `cubes`. `in_index` says whether the ANN index holds it too. A new
+# vector of a cube is a new row: `seq` tells a reader what it has not seen yet.
 vectors = Table(
     "vectors",
     metadata,
-    Column("cube_id", String, primary_key=True),
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("cube_id", _Chars, nullable=False, unique=True),
+    Column("tenant", _Chars, nullable=False),
+    Column("user", _Chars, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("embedder", String, nullable=False),
-    Column("vector", LargeBinary, nullable=False),  # float32, little-endian, unit length
+    Column("embedder", _Chars, nullable=False),
+    Column("dims", Integer, nullable=False),
+    Column("vector", Vector, nullable=False),  # unit length
     Column("in_index", Boolean, nullable=False, index=True),
+    Index("ix_vectors_scope", "tenant", "user", "seq"),
+    sqlite_autoincrement=True,
 )
 
 # Which memories stand resident in front of a user's prompts (MemScheduler). Rows are never changed.
 plans = Table(
     "plans",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("tenant", String, nullable=False),
-    Column("user", String, nullable=False),
-    Column("agent", String, nullable=False),
-    Column("system", Text, nullable=False),
-    Column("cube_ids", Text, nullable=False),  # JSON list, in prompt order
-    Column("reason", Text, nullable=False),
+    Column("id", _Chars, primary_key=True),
+    Column("tenant", _Chars, nullable=False),
+    Column("user", _Chars, nullable=False),
+    Column("agent", _Chars, nullable=False),
+    Column("system", _Chars, nullable=False),
+    Column("cube_ids", _Chars, nullable=False),  # JSON list, in prompt order
+    Column("reason", _Chars, nullable=False),
     Column("planned_at", BigInteger, nullable=False),
     Index("ix_plans_scope", "tenant", "user", "agent", "id"),
 )
@@ -141,60 +263,93 @@ plans = Table(
 session_plans = Table(
     "session_plans",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("user", String, primary_key=True),
-    Column("agent", String, primary_key=True),
-    Column("session", String, primary_key=True),
-    Column("plan_id", String, nullable=False),
+    Column("tenant", _Chars, primary_key=True),
+    Column("user", _Chars, primary_key=True),
+    Column("agent", _Chars, primary_key=True),
+    Column("session", _Chars, primary_key=True),
+    Column("plan_id", _Chars, nullable=False),
 )
 
 # LangGraph checkpoints. Values are the serializer's (type, bytes) pairs; nothing here reads them.
 checkpoints = Table(
     "checkpoints",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
-    Column("checkpoint_ns", String, primary_key=True),
-    Column("checkpoint_id", String, primary_key=True),
-    Column("parent_id", String),
-    Column("run_id", String),
-    Column("type", String, nullable=False),
+    Column("tenant", _Chars, primary_key=True),
+    Column("thread_id", _Chars, primary_key=True),
+    Column("checkpoint_ns", _Chars, primary_key=True),
+    Column("checkpoint_id", _Chars, primary_key=True),
+    Column("parent_id", _Chars),
+    Column("run_id", _Chars),
+    Column("type", _Chars, nullable=False),
     Column("checkpoint", LargeBinary, nullable=False),  # without channel_values
-    Column("refs", Text, nullable=False),  # JSON: {channel: version of its row in checkpoint_blobs}
-    Column("metadata", Text, nullable=False),  # JSON
-    Index("ix_checkpoints_run", "tenant", "run_id", sqlite_where=text("run_id IS NOT NULL")),
+    Column("refs", _Chars, nullable=False),  # JSON: {channel: version of its row in checkpoint_blobs}
+    Column("metadata", _Chars, nullable=False),  # JSON
+    Column("digest", _Chars, nullable=False),  # of type and checkpoint
+    Index(
+        "ix_checkpoints_run",
+        "tenant",
+        "run_id",
+        sqlite_where=text("run_id IS NOT NULL"),
+        postgresql_where=text("run_id IS NOT NULL"),
+    ),
 )
 
 # Channel values by (channel, version): a value that did not change between steps is stored once.
 checkpoint_blobs = Table(
     "checkpoint_blobs",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
-    Column("checkpoint_ns", String, primary_key=True),
-    Column("channel", String, primary_key=True),
-    Column("version", String, primary_key=True),
-    Column("type", String, nullable=False),
+    Column("tenant", _Chars, primary_key=True),
+    Column("thread_id", _Chars, primary_key=True),
+    Column("checkpoint_ns", _Chars, primary_key=True),
+    Column("channel", _Chars, primary_key=True),
+    Column("version", _Chars, primary_key=True),
+    Column("type", _Chars, nullable=False),
     Column("value", LargeBinary, nullable=False),
+    Column("digest", _Chars, nullable=False),  # of type and value
 )
 
 checkpoint_writes = Table(
     "checkpoint_writes",
     metadata,
-    Column("tenant", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
-    Column("checkpoint_ns", String, primary_key=True),
-    Column("checkpoint_id", String, primary_key=True),
-    Column("task_id", String, primary_key=True),
+    Column("tenant", _Chars, primary_key=True),
+    Column("thread_id", _Chars, primary_key=True),
+    Column("checkpoint_ns", _Chars, primary_key=True),
+    Column("checkpoint_id", _Chars, primary_key=True),
+    Column("task_id", _Chars, primary_key=True),
     Column("idx", Integer, primary_key=True),
-    Column("task_path", String, nullable=False),
-    Column("channel", String, nullable=False),
-    Column("type", String, nullable=False),
+    Column("task_path", _Chars, nullable=False),
+    Column("channel", _Chars, nullable=False),
+    Column("type", _Chars, nullable=False),
     Column("value", LargeBinary, nullable=False),
+    Column("digest", _Chars, nullable=False),  # of type and value
 )
 
-# External-content FTS5 over cubes.text (SQLite only): holds no second copy of the text.
-FTS_DDL = (
-    "CREATE VIRTUAL TABLE IF NOT EXISTS cube_fts USING fts5("
-    "text, content='cubes', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2')"
+LIVE_TEXT = "kind = 'plaintext' AND state IN ('generated', 'activated')"
+
+
+def _when(row: str) -> str:
+    return f"{row}.kind = 'plaintext' AND {row}.state IN ('generated', 'activated')"
+
+
+# SQLite: external-content FTS5 over a view of the live texts. It holds no second copy of them, and triggers keep it.
+# "BEFORE UPDATE" and "AFTER UPDATE" because FTS5 must be told of the old text before the new one.
+FTS5_DDL = (
+    f"CREATE VIEW cube_texts AS SELECT seq, text, partition FROM cubes WHERE {LIVE_TEXT}",
+    "CREATE VIRTUAL TABLE cube_fts USING fts5(text, partition, content='cube_texts', content_rowid='seq', "
+    "tokenize='porter unicode61 remove_diacritics 2')",
+    f"CREATE TRIGGER cube_fts_insert AFTER INSERT ON cubes WHEN {_when('new')} BEGIN "
+    "INSERT INTO cube_fts(rowid, text, partition) VALUES (new.seq, new.text, new.partition); END",
+    f"CREATE TRIGGER cube_fts_delete AFTER DELETE ON cubes WHEN {_when('old')} BEGIN "
+    "INSERT INTO cube_fts(cube_fts, rowid, text, partition) "
+    "VALUES ('delete', old.seq, old.text, old.partition); END",
+    f"CREATE TRIGGER cube_fts_before BEFORE UPDATE OF text, state ON cubes WHEN {_when('old')} BEGIN "
+    "INSERT INTO cube_fts(cube_fts, rowid, text, partition) "
+    "VALUES ('delete', old.seq, old.text, old.partition); END",
+    f"CREATE TRIGGER cube_fts_after AFTER UPDATE OF text, state ON cubes WHEN {_when('new')} BEGIN "
+    "INSERT INTO cube_fts(rowid, text, partition) VALUES (new.seq, new.text, new.partition); END",
+)
+# PostgreSQL: an index on the expression; a text has at most a megabyte of lexemes there.
+TSVECTOR = "to_tsvector('english', left(cubes.text, 200000))"
+POSTGRES_DDL = (
+    f"CREATE INDEX ix_cubes_text ON cubes USING gin ({TSVECTOR.replace('cubes.', '')}) WHERE {LIVE_TEXT}",
 )

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import Float, bindparam, delete, func, insert, or_, select, update
 
+from memos_core.cube import LIVE
 from memos_core.vault import tables as t
-from memos_core.vault.connect import Database
+from memos_core.vault.database import Database
 from memos_core.vault.rows import CubeFilter
 
 Matrix = npt.NDArray[np.float32]
@@ -41,19 +42,28 @@ class VectorTable:
         Args:
             entries: (id, version) of each row of `vectors` (shape: entries x dims, float32, unit length).
         """
-        q, v = t.index_queue.c, t.vectors.c
+        q, v, c = t.index_queue.c, t.vectors.c, t.cubes.c
         with self._db.write() as conn:
+            owners: dict[str, Any] = {}
+            for i in range(0, len(entries), 500):
+                ids = [id_ for id_, _ in entries[i : i + 500]]
+                # Locked, so that none of them is deleted or embedded elsewhere before this is stored.
+                queued = select(q.cube_id, q.version, c.tenant, c.user).join(t.cubes, c.id == q.cube_id)
+                waiting = queued.where(q.cube_id.in_(ids)).with_for_update(of=t.index_queue)
+                owners.update({r.cube_id: r for r in conn.execute(waiting)})
+            rows = []
             for (id_, version), vector in zip(entries, vectors, strict=True):
-                done = conn.execute(
-                    delete(t.index_queue).where(q.cube_id == id_, q.version == version)
-                ).rowcount
-                if not done:
+                owner = owners.get(id_)
+                if owner is None or owner.version != version:
                     continue  # deleted, changed, or embedded by another process meanwhile
-                conn.execute(delete(t.vectors).where(v.cube_id == id_))
-                row = {"cube_id": id_, "version": version, "embedder": embedder, "in_index": False}
-                conn.execute(
-                    insert(t.vectors).values(vector=np.ascontiguousarray(vector, "<f4").tobytes(), **row)
-                )
+                address = {"cube_id": id_, "tenant": owner.tenant, "user": owner.user}
+                kind = {"version": version, "embedder": embedder, "dims": len(vector), "in_index": False}
+                rows.append({**address, **kind, "vector": np.asarray(vector, np.float32)})
+            for i in range(0, len(rows), 500):
+                done = [row["cube_id"] for row in rows[i : i + 500]]
+                conn.execute(delete(t.index_queue).where(q.cube_id.in_(done)))
+                conn.execute(delete(t.vectors).where(v.cube_id.in_(done)))
+                conn.execute(insert(t.vectors), rows[i : i + 500])
 
     def load(
         self, which: CubeFilter, embedder: str, *, only_outside_index: bool = False
@@ -68,6 +78,27 @@ class VectorTable:
             query = query.where(t.vectors.c.in_index.is_(False))
         with self._db.read() as conn:
             return _matrix(conn.execute(query).all())
+
+    def nearest(
+        self, which: CubeFilter, vector: Matrix, embedder: str, limit: int
+    ) -> list[tuple[str, float]] | None:
+        """The cubes nearest to a vector among those that match, as (id, cosine), nearest first. Exact: pgvector
+        compares all of them. None on SQLite, which cannot: compare with `load`."""
+        if self._db.engine.dialect.name != "postgresql":
+            return None
+        v = t.vectors.c
+        distance = v.vector.op("<#>", return_type=Float())(bindparam("question", vector, type_=v.vector.type))
+        query = (
+            select(t.cubes.c.id, (-distance).label("similarity"))
+            .join(t.vectors, v.cube_id == t.cubes.c.id)
+            .where(
+                which.where(), v.embedder == embedder, v.version == t.cubes.c.version, v.dims == len(vector)
+            )
+            .order_by(distance)
+            .limit(limit)
+        )
+        with self._db.read() as conn:
+            return [(row.id, float(row.similarity)) for row in conn.execute(query)]
 
     def count(self, which: CubeFilter) -> int:
         """How many of the cubes that match have a vector."""
@@ -129,7 +160,7 @@ class VectorTable:
         """Queue every cube whose vector another embedder made, or whose length is not `dims`."""
         stale = t.vectors.c.embedder != embedder
         if dims is not None:
-            stale = or_(stale, func.length(t.vectors.c.vector) != 4 * dims)
+            stale = or_(stale, t.vectors.c.dims != dims)
         with self._db.read() as conn:
             if conn.execute(select(t.vectors.c.cube_id).where(stale).limit(1)).first() is None:
                 return
@@ -148,7 +179,9 @@ class VectorTable:
             conn.execute(delete(t.vectors))
             conn.execute(delete(t.index_queue))
             rows = select(t.cubes.c.id, t.cubes.c.version).where(
-                t.cubes.c.kind == "plaintext", func.trim(t.cubes.c.text) != ""
+                t.cubes.c.kind == "plaintext",
+                func.trim(t.cubes.c.text) != "",
+                t.cubes.c.state.in_([str(state) for state in LIVE]),
             )
             return conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows)).rowcount
 
@@ -156,5 +189,4 @@ class VectorTable:
 def _matrix(rows: Sequence[Any]) -> tuple[list[str], Matrix]:
     if not rows:
         return [], np.empty((0, 0), np.float32)
-    flat = np.frombuffer(b"".join(r.vector for r in rows), "<f4")
-    return [r.id for r in rows], flat.reshape(len(rows), -1).astype(np.float32, copy=False)
+    return [r.id for r in rows], np.stack([r.vector for r in rows])

@@ -1,0 +1,201 @@
+"""Governance of cubes: their life, who else may use them, the log of what was done, and erasure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import get_args
+
+from memos_core.cube import LIVE, State
+from memos_core.errors import AccessDenied, InvalidArgument
+from memos_core.vault import AuditRecord, LogQuery, Right, Writer
+from memos_core.view import View, distinct_ids
+
+RIGHTS: tuple[Right, ...] = get_args(Right)
+
+
+class Governed(View):
+    """Archive, freeze, grant, log, erase."""
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def archive(self, ids: str | Sequence[str]) -> None:
+        """Take cubes out of searches and indexes. They are found by id, or by a search that names the state, and
+        come back with `activate`, a `read` or a new version.
+
+        Raises:
+            NotFound: one is not in this scope. InvalidArgument: one is frozen, merged away or expired; then none is
+                changed.
+        """
+        self._move(ids, State.ARCHIVED, "archived on demand")
+
+    def activate(self, ids: str | Sequence[str]) -> None:
+        """Bring archived cubes back, or mark generated ones as in use. Raises as `archive` does."""
+        self._move(ids, State.ACTIVATED, "activated on demand")
+
+    def _move(self, ids: str | Sequence[str], state: State, cause: str) -> None:
+        with self._core.vault.writing(self._actor) as writer:
+            moved = writer.transition(self._locked(writer, distinct_ids(ids)), state, cause)
+        if state not in LIVE:
+            self._core.forget_kv(moved)
+        self.scheduler.wrote(self._scope, moved)
+
+    def freeze(self, ids: str | Sequence[str]) -> None:
+        """Forbid every change of these cubes: they can be read, deleted and erased, and their ttl does not pass.
+
+        Raises:
+            NotFound: one is not in this scope.
+        """
+        with self._core.vault.writing(self._actor) as writer:
+            writer.freeze(self._locked(writer, distinct_ids(ids)), True)
+
+    def unfreeze(self, ids: str | Sequence[str]) -> None:
+        """Allow changes again. A ttl that has passed meanwhile takes effect."""
+        with self._core.vault.writing(self._actor) as writer:
+            writer.freeze(self._locked(writer, distinct_ids(ids)), False)
+
+    # -- who else ------------------------------------------------------------------------------------------
+
+    def grant(self, ids: str | Sequence[str], to: str, rights: Sequence[Right] = ("read",)) -> None:
+        """Let others of this tenant use cubes. They find them in `read`, `search`, `recall` and prompts.
+
+        Args:
+            to: "user:NAME", "group:NAME" or "everyone".
+            rights: "read"; "write": also to change the content; "share": also to grant what they were granted.
+                Whoever may write or share may read.
+
+        Raises:
+            NotFound: one is not in this scope. AccessDenied: it was granted to this user without "share", or with
+                less than is to be granted. InvalidArgument: `to` or `rights` is something else.
+        """
+        grantee, wanted = _grantee(to), _rights(rights, ("read",))
+        with self._core.vault.writing(self._actor) as writer:
+            cubes = self._locked(writer, distinct_ids(ids), granted="share")
+            for cube in cubes:
+                if not self._scope.contains(cube.scope):
+                    self._check_passed_on(writer, cube.id, wanted)
+            self._core.vault.grants.add(
+                writer.conn, self._scope.tenant, [c.id for c in cubes], grantee, wanted
+            )
+            for cube in cubes:
+                writer.audit.add("grant", cube, f"{', '.join(wanted)} to {to}")
+
+    def _check_passed_on(self, writer: Writer, cube_id: str, wanted: Sequence[Right]) -> None:
+        own = self._core.vault.grants.rights(writer.conn, self._scope.tenant, self._scope.user or "", cube_id)
+        more = [right for right in wanted if right not in own]
+        if more:
+            raise AccessDenied(
+                f"rights: {self._who} was not granted {', '.join(more)} for cube {cube_id!r} and cannot pass it on"
+            )
+
+    def revoke(self, ids: str | Sequence[str], to: str, rights: Sequence[Right] = RIGHTS) -> None:
+        """Take back what was granted; without `rights`, or with "read", all of it. KV caches made from the cubes are
+        dropped.
+
+        Raises:
+            NotFound: one is not in this scope. AccessDenied: it is not this user's.
+        """
+        grantee, wanted = _grantee(to), _rights(rights)
+        if "read" in wanted:
+            wanted = RIGHTS
+        with self._core.vault.writing(self._actor) as writer:
+            cubes = self._locked(writer, distinct_ids(ids))
+            self._core.vault.grants.remove(writer.conn, [c.id for c in cubes], grantee, wanted)
+            for cube in cubes:
+                writer.audit.add("revoke", cube, f"{', '.join(wanted)} from {to}")
+        self._core.forget_kv(cubes)
+
+    def grants(self, cube_id: str) -> dict[str, tuple[Right, ...]]:
+        """Who else may use a cube of this view, and how: {"user:bob": ("read",), …}.
+
+        Raises:
+            NotFound: it is not in this scope.
+        """
+        if not self._core.vault.matching(self._everything(granted="share"), [cube_id]):
+            raise self._missing(cube_id)
+        found: dict[str, tuple[Right, ...]] = {}
+        for row in self._core.vault.grants.of([cube_id]):
+            to = row.kind if row.kind == "everyone" else f"{row.kind}:{row.name}"
+            found[to] = (*found.get(to, ()), row.right)
+        return found
+
+    def add_to_group(self, group: str, users: Sequence[str]) -> None:
+        """Make users members of a group of this tenant; it need not exist before.
+
+        Raises:
+            AccessDenied: the principal is a user; groups are the operator's. InvalidArgument: an empty name.
+        """
+        self._set_members(group, users, member=True)
+
+    def remove_from_group(self, group: str, users: Sequence[str]) -> None:
+        """End memberships; raises as `add_to_group` does."""
+        self._set_members(group, users, member=False)
+
+    def _set_members(self, group: str, users: Sequence[str], *, member: bool) -> None:
+        self._operator_only("groups")
+        if isinstance(users, str):
+            raise InvalidArgument(f"users must be a list of names, got {users!r}")
+        for name in (group, *users):
+            _name(name, "group" if name is group else "users")
+        verb = "add to" if member else "remove from"
+        with self._core.vault.writing(self._actor) as writer:
+            self._core.vault.grants.set_members(writer.conn, self._scope.tenant, group, users, member=member)
+            for user in users:
+                writer.audit.note("group", (self._scope.tenant, user), detail=f"{verb} {group}")
+
+    def groups(self) -> dict[str, list[str]]:
+        """The groups of this tenant and their members.
+
+        Raises:
+            AccessDenied: the principal is a user.
+        """
+        self._operator_only("groups")
+        return self._core.vault.grants.groups(self._scope.tenant)
+
+    def _operator_only(self, what: str) -> None:
+        if self._principal.user is not None:
+            raise AccessDenied(f"{what} are the operator's; {self._who} is a user")
+
+    # -- the log -------------------------------------------------------------------------------------------
+
+    def audit_log(
+        self,
+        *,
+        cube_id: str | None = None,
+        action: str | None = None,
+        principal: str | None = None,
+        adapter: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = 100,
+        newest_first: bool = True,
+    ) -> list[AuditRecord]:
+        """Who did what to which cube of this scope's user, when, and through which adapter; see `LogQuery`."""
+        query = LogQuery(self._scope, cube_id, action, principal, adapter, since, until, limit, newest_first)
+        return self._core.vault.log(query)
+
+    def verify_audit_log(self) -> list[str]:
+        """What was changed in this scope's audit log after it was written, in sentences; [] if nothing."""
+        return self._core.vault.verify_log(self._scope)
+
+
+def _grantee(to: str) -> tuple[str, str]:
+    if to == "everyone":
+        return "everyone", ""
+    kind, colon, name = to.partition(":") if isinstance(to, str) else ("", "", "")
+    if kind not in ("user", "group") or not colon:
+        raise InvalidArgument(f"to must be 'user:NAME', 'group:NAME' or 'everyone', got {to!r}")
+    return kind, _name(name, "to")
+
+
+def _name(name: str, argument: str) -> str:
+    if not isinstance(name, str) or not name.strip() or name == "*" or any(ord(c) < 32 for c in name):
+        raise InvalidArgument(f"{argument} must be a name without control characters, got {name!r}")
+    return name
+
+
+def _rights(rights: Sequence[Right], implied: tuple[Right, ...] = ()) -> tuple[Right, ...]:
+    wanted = (rights,) if isinstance(rights, str) else tuple(rights)
+    if not wanted or any(right not in RIGHTS for right in wanted):
+        raise InvalidArgument(f"rights must be some of {', '.join(RIGHTS)}, got {rights!r}")
+    return tuple(right for right in RIGHTS if right in (*wanted, *implied))

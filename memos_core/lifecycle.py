@@ -1,0 +1,72 @@
+"""MemLifecycle at work: lets the policy move cubes on, a page between turns, and deletes what expired."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from memos_core.cube import MemCube, State, now
+from memos_core.errors import InvalidArgument
+from memos_core.governance import LifecyclePolicy, Step
+from memos_core.vault import Actor, Vault
+
+log = logging.getLogger("memos_core")
+_ACTOR = Actor("lifecycle", "memos")
+_PAGE = 500
+
+
+class MemLifecycle:
+    """Applies a policy to a vault (MemOS paper, section 5.4).
+
+    Args:
+        policy: None: only a ttl moves cubes.
+    """
+
+    def __init__(self, vault: Vault, policy: LifecyclePolicy | None) -> None:
+        self._vault = vault
+        self.policy = policy
+        self._after = 0  # where the next page begins
+
+    def sweep(self) -> list[MemCube]:
+        """Expire what outlived its ttl, move a page of cubes as the policy says, and delete what has been expired
+        for as long as the policy keeps it.
+
+        Returns:
+            What left the searches or the vault: KV caches made from it must go.
+        """
+        moment = now()
+        gone: list[MemCube] = []
+        late = self._vault.overdue(moment)
+        if self.policy is not None:
+            page, self._after = self._vault.page(self._after, _PAGE)
+            late = [*late, *(c for c in page if c.id not in {x.id for x in late})]
+        steps = {c.id: step for c in late if (step := self._step(c)) is not None}
+        if steps:
+            gone += self._apply(steps)
+        keep: timedelta = getattr(self.policy, "keep_expired", timedelta(0))
+        gone += self._vault.purge_expired(_ACTOR, moment - keep)
+        return gone
+
+    def _step(self, cube: MemCube) -> Step | None:
+        moment = now()
+        if self.policy is not None:
+            return self.policy.next_state(cube, moment)
+        expires_at = cube.header.governance.expires_at
+        if expires_at is None or expires_at > moment or cube.frozen or cube.state is State.EXPIRED:
+            return None
+        return Step(State.EXPIRED, "its ttl passed")
+
+    def _apply(self, steps: dict[str, Step]) -> list[MemCube]:
+        gone: list[MemCube] = []
+        with self._vault.writing(_ACTOR) as writer:
+            for cube in writer.get(steps).values():
+                step = self._step(cube)  # asked again: it may have been changed meanwhile
+                if step is None:
+                    continue
+                try:
+                    moved = writer.transition([cube], step.state, step.cause)
+                except InvalidArgument as err:
+                    log.warning("the life-cycle policy asked for a step that is not legal: %s", err)
+                    continue
+                gone += [c for c in moved if step.state not in (State.ACTIVATED, State.GENERATED)]
+        return gone

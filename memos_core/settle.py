@@ -1,0 +1,127 @@
+"""What a write means for what is known already: contradictions and duplicates, inside its transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from memos_core.cube import Header, MemCube, Plaintext, Source, content_hash
+from memos_core.governance import DuplicatePolicy, merge_content
+from memos_core.vault import Writer
+
+
+def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:
+    """Of two statements about the same thing, the older one holds until the newer one begins: its validity is
+    closed with a new version. A statement about an earlier time than what is known is closed itself.
+
+    Returns:
+        The cube to store.
+    """
+    payload = cube.payload
+    slot = payload.slot if isinstance(payload, Plaintext) else None
+    if not isinstance(payload, Plaintext) or slot is None:
+        return cube
+    begins = _begins(cube)
+    if payload.valid_from is None:
+        payload = payload.model_copy(update={"valid_from": begins})
+        cube = cube.model_copy(update={"payload": payload})
+    for other in writer.same_slot(cube, slot.key):
+        assert isinstance(other.payload, Plaintext)
+        if not _exclude(payload, other.payload) or other.frozen:
+            continue
+        if _begins(other) <= begins:
+            closed = _closed(other, begins)
+            if closed is not None:
+                writer.put(closed, expected_version=other.version, action="close")
+        else:
+            cube = _closed(cube, _begins(other)) or cube
+    return cube
+
+
+def _exclude(new: Plaintext, old: Plaintext) -> bool:
+    """Whether both cannot hold at once."""
+    assert new.slot is not None
+    if old.slot is None:
+        return False
+    if new.slot.ends or old.slot.ends:
+        # "I no longer live in Paris" excludes living in Paris, and nothing else.
+        return new.slot.ends != old.slot.ends and new.slot.value == old.slot.value
+    return new.slot.value != old.slot.value
+
+
+def _closed(cube: MemCube, at: datetime) -> MemCube | None:
+    """The cube with its validity ended; None where it had ended before."""
+    payload = cube.payload
+    assert isinstance(payload, Plaintext)
+    if payload.valid_to is not None and payload.valid_to <= at:
+        return None
+    return cube.model_copy(update={"payload": payload.model_copy(update={"valid_to": at})})
+
+
+def _begins(cube: MemCube) -> datetime:
+    payload = cube.payload
+    assert isinstance(payload, Plaintext)
+    return payload.valid_from or payload.spoken_at or cube.header.descriptive.created_at
+
+
+def settle_duplicate(
+    writer: Writer, cube: MemCube, policy: DuplicatePolicy, near: Sequence[str]
+) -> tuple[MemCube, bool]:
+    """Apply the policy to a cube that says what is known already.
+
+    Args:
+        near: ids of cubes whose meaning is near, nearest first (see `Core.near_duplicates`).
+
+    Returns:
+        The cube, and whether that is all: if not, it is still to be stored.
+    """
+    if not policy.covers(cube) or writer.at_address(cube) is not None:
+        return cube, False
+    alike, action = writer.same_content(cube), policy.exact
+    if not alike and near:
+        alike, action = list(writer.get(near, writer.beside(cube)).values()), policy.near
+    alike = [c for c in alike if policy.covers(c)]
+    if not alike or action == "keep":
+        return cube, False
+    old = alike[0]
+    if action == "reject" or (action == "merge" and old.frozen):
+        return old, True
+    if action == "link":
+        sources = dict.fromkeys((*cube.derived_from, Source(id=old.id, version=old.version)))
+        return cube.model_copy(update={"derived_from": tuple(sources)}), False
+    return writer.put(_joined(old, cube), expected_version=old.version, action="merge"), True
+
+
+def _joined(old: MemCube, new: MemCube) -> MemCube:
+    """The next version of `old`, which says what both say and has the sources of both."""
+    payload = old.payload
+    assert isinstance(payload, Plaintext)
+    if content_hash(old) != content_hash(new):
+        said, data = merge_content([old, new])
+        structure = {"structure": payload.structure, "structure_version": payload.structure_version}
+        if data is None:
+            structure = {"structure": None, "structure_version": None}
+        payload = payload.model_copy(update={"text": said, "data": data, **structure})
+    d, other = old.header.descriptive, new.header.descriptive
+    g, strict = old.header.governance, new.header.governance
+    header = Header(
+        descriptive=d.model_copy(
+            update={
+                "tags": _union(d.tags, other.tags),
+                "source_messages": _union(d.source_messages, other.source_messages),
+            }
+        ),
+        governance=g.model_copy(
+            update={
+                "priority": max(g.priority, strict.priority),
+                "sensitivity": _union(g.sensitivity, strict.sensitivity),
+            }
+        ),
+        behaviour=old.header.behaviour,
+    )
+    sources = tuple(dict.fromkeys((*old.derived_from, *new.derived_from)))
+    return old.model_copy(update={"payload": payload, "header": header, "derived_from": sources})
+
+
+def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))

@@ -1,0 +1,197 @@
+"""What the vault needs of a database: short transactions, one sentence for every failure. Two kinds exist,
+`vault/sqlite.py` and `vault/postgres.py`; `vault/connect.py` chooses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, Engine, Select, Table, inspect, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from memos_core.cube import new_id
+from memos_core.errors import InvalidArgument, VaultError, VaultNewer
+from memos_core.vault import tables as t
+
+POOL_S = 120
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a vault lies.
+
+    Args:
+        file: the SQLite file; None for one in memory and on PostgreSQL.
+        home: the folder of what is derived from it (KV files, Chroma); None for a vault in memory.
+        server: the PostgreSQL database, or None.
+    """
+
+    file: Path | None
+    home: Path | None
+    server: URL | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call it; never with a password."""
+        if self.server is not None:
+            return self.server.set(drivername="postgresql").render_as_string(hide_password=True)
+        return str(self.file) if self.file else ":memory:"
+
+    @property
+    def url(self) -> str | None:
+        """What opens it again, in any process; without a password. None for a vault in memory."""
+        if self.server is not None:
+            return self.server.set(drivername="postgresql", password=None).render_as_string()
+        if self.file is None:
+            return None
+        return str(self.home if self.home == self.file.parent else self.file)
+
+
+class Database(ABC):
+    """One database with a vault in it.
+
+    Args:
+        location: from `memos_core.vault.connect.locate`.
+
+    Raises:
+        VaultError: it cannot be created, reached, opened or read. VaultNewer: a newer release wrote it.
+    """
+
+    engine: Engine
+    insert: ClassVar[Any]  # the dialect's own INSERT, with `on_conflict_do_…`
+    owns_whole_database: ClassVar[bool] = True  # a vault may share a PostgreSQL database with other tables
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._closed = False
+        self.engine = self._connect()
+        try:
+            self._set_up()
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    # -- what differs --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _connect(self) -> Engine: ...
+
+    @abstractmethod
+    def _create(self, conn: Connection) -> None:
+        """Make the tables and what only this database has."""
+
+    @abstractmethod
+    def _migrate(self, stored: int) -> None:
+        """Bring a vault of an older schema to this one's."""
+
+    @abstractmethod
+    def _reason(self, err: DBAPIError) -> str:
+        """What a driver's error means, as the end of a sentence that begins with the vault's name."""
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of the database and changes nothing (a context manager)."""
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that is committed whole when the block ends, or not at all (a context manager)."""
+
+    @abstractmethod
+    def lexical(self, words: Sequence[str], partition: str | None) -> Select[Any]:
+        """A SELECT of `cubes.seq` as seq and a score (higher is better), for live texts with any of the words.
+
+        Args:
+            words: plain words, never parsed as a query. partition: see `tables.cubes`; None searches all.
+        """
+
+    @abstractmethod
+    def scrub(self) -> None:
+        """Clear what deletions leave in the files, as far as others' use of them allows it now."""
+
+    @abstractmethod
+    def compact(self) -> None:
+        """Rewrite the files without anything that was deleted, and then as `scrub`."""
+
+    @abstractmethod
+    def damage(self) -> list[str]:
+        """What the database's own check finds wrong, in sentences."""
+
+    @abstractmethod
+    def backup(self, file: Path) -> None:
+        """Write one consistent state of the vault to a new SQLite file, while others go on using it."""
+
+    # -- what does not -------------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        # Look before taking a lock: opening an up-to-date vault writes nothing.
+        with self.read() as conn:
+            stored = self._stored_version(conn)
+        if stored is None:
+            with self.write() as conn:
+                if self._stored_version(conn) is None:
+                    self._create(conn)
+                    rows = [
+                        {"key": "schema_version", "value": str(t.SCHEMA_VERSION)},
+                        {"key": "vault_id", "value": new_id()},
+                    ]
+                    conn.execute(t.meta.insert(), rows)
+        elif stored < t.SCHEMA_VERSION:
+            self._migrate(stored)
+
+    def _stored_version(self, conn: Connection) -> int | None:
+        """The schema version of the vault; None where there is nothing yet.
+
+        Raises:
+            VaultError: it is another program's database, or damaged. VaultNewer.
+        """
+        tables = set(inspect(conn).get_table_names())
+        if not {"meta", "cubes"} <= tables:
+            if tables & set(t.metadata.tables) or (tables and self.owns_whole_database):
+                raise VaultError(
+                    f"{self.location.label} is another program's database; pass one of its own to the vault"
+                )
+            return None
+        value = conn.execute(select(t.meta.c.value).where(t.meta.c.key == "schema_version")).scalar()
+        if value is None or not value.isdecimal():
+            raise VaultError(f"the vault {self.location.label} is damaged: its schema version is {value!r}")
+        if int(value) > t.SCHEMA_VERSION:
+            raise VaultNewer(
+                f"the vault {self.location.label} has schema version {value}, "
+                f"this release reads up to {t.SCHEMA_VERSION}; upgrade memos-agents"
+            )
+        return int(value)
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turn driver errors into one sentence each."""
+        if self._closed:
+            raise VaultError(f"the vault {self.location.label} is closed; open it again")
+        try:
+            yield
+        except UnicodeEncodeError:
+            raise InvalidArgument("a text holds a lone surrogate, which is not valid Unicode") from None
+        except OverflowError:
+            raise InvalidArgument("a number is too large for the vault (64 bits)") from None
+        except PoolTimeout:
+            raise VaultError(
+                f"the vault {self.location.label} was busy for {POOL_S} seconds; use fewer threads at once"
+            ) from None
+        except DBAPIError as err:
+            raise VaultError(f"the vault {self.location.label} {self._reason(err)}") from err
+
+    def upsert(self, table: Table, row: dict[str, Any]) -> Any:
+        """An INSERT that replaces the row with the same primary key."""
+        keys = [col.name for col in table.primary_key]
+        changed = {k: v for k, v in row.items() if k not in keys}
+        return self.insert(table).values(**row).on_conflict_do_update(index_elements=keys, set_=changed)
+
+    def close(self) -> None:
+        """Close every connection. What uses the database afterwards gets a VaultError."""
+        self._closed = True
+        self.engine.dispose()

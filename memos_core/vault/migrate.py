@@ -1,0 +1,152 @@
+"""Upgrades of a vault's schema, and copies from one database to another.
+
+An upgrade makes the newest schema anew and moves every row over, each through the steps between the versions.
+A step is a function from rows to rows; no step changes a table, so an upgraded vault cannot differ from a new one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, select, text, update
+
+from memos_core.errors import VaultError
+from memos_core.vault import tables as t
+from memos_core.vault.audit import chain_hash
+from memos_core.vault.rows import complete, digest_of
+
+Row = dict[str, Any]
+_BATCH = 500
+
+
+def upgrade(conn: Connection, stored: int, create: Callable[[Connection], None]) -> None:
+    """Bring the SQLite vault behind `conn` from schema version `stored` to the newest, in its transaction.
+
+    Args:
+        create: makes the newest schema in an empty database.
+    """
+    old = _set_aside(conn)
+    create(conn)
+    for table in t.metadata.sorted_tables:
+        if table.name in old and table.name not in _MADE_BY_STEPS:
+            rows: Iterable[Row] = _stored(conn, _OLD + table.name)
+            for version in range(stored, t.SCHEMA_VERSION):
+                rows = _STEPS[version](table.name, rows)
+            _insert(conn, table, rows)
+    for version in range(stored, t.SCHEMA_VERSION):
+        _AFTER[version](conn)
+    for name in old:
+        conn.exec_driver_sql(f"DROP TABLE {_OLD}{name}")
+    stamp = update(t.meta).where(t.meta.c.key == "schema_version").values(value=str(t.SCHEMA_VERSION))
+    conn.execute(stamp)
+
+
+def copy_rows(source: Connection, target: Connection) -> None:
+    """Copy every row of one vault into another that is new and empty, whatever databases they are on.
+
+    Raises:
+        VaultError: the target has memories already.
+    """
+    if target.execute(select(func.count()).select_from(t.cubes)).scalar_one():
+        raise VaultError("the vault to copy into holds memories already; name a new one")
+    target.execute(t.meta.delete())
+    for table in t.metadata.sorted_tables:
+        with source.execution_options(yield_per=_BATCH).execute(select(table)) as result:
+            _insert(target, table, (dict(row._mapping) for row in result))
+        if target.dialect.name == "postgresql" and "seq" in table.c:
+            # The rows brought their own numbers: the next one must be above them.
+            highest = select(func.coalesce(func.max(table.c.seq), 0) + 1).scalar_subquery()
+            serial = func.pg_get_serial_sequence(table.name, "seq")
+            target.execute(select(func.setval(serial, highest, False)))
+
+
+def _set_aside(conn: Connection) -> set[str]:
+    """Rename the tables of an older schema and drop what hangs on them; returns their names."""
+    listed = conn.exec_driver_sql("SELECT type, name, sql FROM sqlite_master").all()
+    for kind in ("trigger", "view"):
+        for row in listed:
+            if row.type == kind:
+                conn.exec_driver_sql(f"DROP {kind} IF EXISTS {row.name}")
+    virtual = {r.name for r in listed if r.type == "table" and str(r.sql).startswith("CREATE VIRTUAL")}
+    for name in virtual:
+        conn.exec_driver_sql(f"DROP TABLE {name}")
+    for row in listed:
+        if row.type == "index" and row.sql is not None:
+            conn.exec_driver_sql(f"DROP INDEX {row.name}")
+    names = {r.name for r in listed if r.type == "table" and r.name in t.metadata.tables}
+    for name in names:
+        conn.exec_driver_sql(f"ALTER TABLE {name} RENAME TO {_OLD}{name}")
+    return names
+
+
+def _stored(conn: Connection, name: str) -> Iterator[Row]:
+    result = conn.execute(text(f"SELECT * FROM {name} ORDER BY rowid"))  # noqa: S608 - one of our own tables
+    for rows in result.mappings().partitions(_BATCH):
+        yield from (dict(row) for row in rows)
+
+
+def _insert(conn: Connection, table: Table, rows: Iterable[Row]) -> None:
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH:
+            conn.execute(table.insert(), batch)
+            batch = []
+    if batch:
+        conn.execute(table.insert(), batch)
+
+
+# -- from version 1: no duplicates, slots, validity, grants, labels, chain and checksums ---------------------
+
+
+def _from_1(table: str, rows: Iterable[Row]) -> Iterator[Row]:
+    chains: dict[tuple[str, str], tuple[int, str]] = {}
+    for row in rows:
+        if table == "cubes":
+            yield complete(row)
+        elif table == "versions":
+            kept = complete(json.loads(row["cube"]))
+            yield {
+                **row,
+                "cube": json.dumps(kept, ensure_ascii=False),
+                **{name: kept[name] for name in ("tenant", "user", "written_at")},
+            }
+        elif table == "audit":
+            whose = (row["tenant"], row["user"])
+            n, before = chains.get(whose, (0, ""))
+            row["n"] = n + 1
+            row["hash"] = chain_hash(before, row)
+            chains[whose] = (row["n"], row["hash"])
+            yield row
+        elif table in _DIGESTED:
+            yield {**row, "digest": digest_of(row["type"], row[_DIGESTED[table]])}
+        else:
+            yield row
+
+
+def _after_1(conn: Connection) -> None:
+    for row in conn.execute(select(t.cubes.c.id, t.cubes.c.header)).all():
+        found = [{"cube_id": row.id, "label": label} for label in json.loads(row.header)["sensitivity"]]
+        if found:
+            conn.execute(t.labels.insert(), found)
+    last: dict[tuple[str, str], Row] = {}
+    a = t.audit.c
+    for record in conn.execute(select(a.tenant, a.user, a.n, a.hash).order_by(a.seq)):
+        last[record.tenant, record.user] = dict(record._mapping)
+    if last:
+        conn.execute(t.audit_heads.insert(), list(last.values()))
+    old = text(
+        'INSERT INTO vectors (cube_id, tenant, "user", version, embedder, dims, vector, in_index) '
+        'SELECT c.id, c.tenant, c."user", v.version, v.embedder, length(v.vector) / 4, v.vector, 0 '
+        f"FROM {_OLD}vectors v JOIN cubes c ON c.id = v.cube_id ORDER BY c.seq"
+    )
+    conn.execute(old)
+
+
+_OLD = "old_"
+_MADE_BY_STEPS = {"vectors", "labels", "audit_heads"}
+_DIGESTED = {"checkpoints": "checkpoint", "checkpoint_blobs": "value", "checkpoint_writes": "value"}
+_STEPS: Mapping[int, Callable[[str, Iterable[Row]], Iterable[Row]]] = {1: _from_1}
+_AFTER: Mapping[int, Callable[[Connection], None]] = {1: _after_1}

@@ -1,0 +1,89 @@
+"""The vault as it was at a moment: which cubes there were, in which version and state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, select
+
+from memos_core.cube import ANY_USER, MemCube, State, StructureRegistry
+from memos_core.vault import tables as t
+from memos_core.vault.rows import CubeFilter, from_kept, from_row, granted_ids, micros
+from memos_core.vault.writer import chunks, with_behaviour
+
+_STATE = "state:"
+
+
+def cubes_at(
+    conn: Connection, which: CubeFilter, at: datetime, structures: StructureRegistry
+) -> list[MemCube]:
+    """The cubes that matched the filter at a moment, in order of their ids. Who may read is asked as of now.
+
+    What was deleted since is gone from the past too. State and validity are those of that moment.
+    """
+    moment = micros(at)
+    found = {c.id: c for c in _current(conn, which, moment, structures)}
+    found.update({c.id: c for c in _superseded(conn, which, moment, structures)})
+    states = _states(conn, found, moment)
+    cubes = (c.model_copy(update={"state": states.get(c.id, State.GENERATED)}) for c in found.values())
+    return sorted((c for c in cubes if which.matches(c, at)), key=lambda c: c.id)
+
+
+def _current(
+    conn: Connection, which: CubeFilter, moment: int, structures: StructureRegistry
+) -> Iterable[MemCube]:
+    everything = CubeFilter(which.scope, which.clearance, which.granted, states=None, expired=True)
+    query = with_behaviour().where(everything.where(), t.cubes.c.written_at <= moment)
+    return (from_row(row, structures) for row in conn.execute(query))
+
+
+def _superseded(
+    conn: Connection, which: CubeFilter, moment: int, structures: StructureRegistry
+) -> Iterable[MemCube]:
+    v, scope = t.versions.c, which.scope
+    owned = v.tenant == scope.tenant
+    if scope.user != ANY_USER:
+        owned = and_(owned, v.user == (scope.user or ""))
+    query = select(v.cube).where(v.written_at <= moment, v.replaced_at > moment)
+    for kept in conn.execute(query.where(owned)).scalars():
+        cube = from_kept(kept, structures)
+        if which.owns(cube.scope) and which.cleared(cube):
+            yield cube
+    if which.granted is not None and scope.user not in (None, ANY_USER):
+        shared: list[str] = [
+            row.cube_id for row in conn.execute(granted_ids(scope.tenant, scope.user, which.granted))
+        ]
+        for chunk in chunks(shared):
+            for kept in conn.execute(query.where(v.cube_id.in_(chunk))).scalars():
+                cube = from_kept(kept, structures)
+                if which.cleared(cube):
+                    yield cube
+
+
+def _states(conn: Connection, ids: Iterable[str], moment: int) -> dict[str, State]:
+    """The state of each cube at a moment, from the audit log; a write makes an archived one live again."""
+    a = t.audit.c
+    found: dict[str, State] = {}
+    for chunk in chunks(ids):
+        rows = conn.execute(
+            select(a.cube_id, a.action).where(a.cube_id.in_(chunk), a.at <= moment).order_by(a.seq)
+        )
+        for row in rows:
+            found[row.cube_id] = _after(found.get(row.cube_id, State.GENERATED), row.action)
+    return found
+
+
+def _after(state: State, action: Any) -> State:
+    if action.startswith(_STATE):
+        return State(action.removeprefix(_STATE))
+    if state in (State.GENERATED, State.ACTIVATED) or action in (
+        "freeze",
+        "unfreeze",
+        "read",
+        "grant",
+        "revoke",
+    ):
+        return state
+    return State.ACTIVATED

@@ -1,0 +1,167 @@
+"""The vault's database on PostgreSQL, with pgvector: a pool of connections, any number of hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    QueuePool,
+    Select,
+    create_engine,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+
+from memos_core.errors import VaultError, missing_extra
+from memos_core.vault import tables as t
+from memos_core.vault.database import POOL_S, Database, Location
+from memos_core.vault.migrate import copy_rows
+from memos_core.vault.sqlite import SQLite
+
+_ENGLISH: ColumnElement[Any] = literal_column("'english'::regconfig")
+_WITH_CONTENT = {
+    "cubes",
+    "versions",
+    "vectors",
+    "plans",
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+}
+_STATES = (  # SQLSTATE classes
+    ("25006", "cannot be written: it is read-only"),
+    ("53100", "cannot be written: the server's disk is full; nothing of this call was stored"),
+    ("53", "cannot be used now: the server has no room for it"),
+    ("40", "was changed by another writer at the same moment; nothing was stored, try again"),
+    ("28", "refuses this login"),
+    ("3D", "does not exist"),
+    ("42501", "refuses this user the right"),
+)
+_SETUP_LOCK = 0x4D656D4F53  # "MemOS": hosts that open a new vault at once take turns
+
+
+class Postgres(Database):
+    """One PostgreSQL database (or a schema of it, with `?options=-csearch_path%3Dname`). See `Database`.
+
+    Raises:
+        MissingExtra: psycopg or pgvector is not installed.
+    """
+
+    insert = staticmethod(postgresql.insert)
+    owns_whole_database = False
+
+    def _connect(self) -> Engine:
+        try:
+            import pgvector.sqlalchemy  # noqa: F401
+            import psycopg  # noqa: F401
+        except ImportError as err:
+            raise missing_extra(err.name or "psycopg", "postgres") from None
+        server = self.location.server
+        assert server is not None
+        return create_engine(
+            server,
+            poolclass=QueuePool,
+            pool_size=8,
+            max_overflow=24,
+            pool_timeout=POOL_S,
+            pool_pre_ping=True,  # a server that was restarted is not an error
+        )
+
+    def _create(self, conn: Connection) -> None:
+        conn.execute(select(func.pg_advisory_xact_lock(_SETUP_LOCK)))
+        if self._stored_version(conn) is not None:
+            return  # another host was first
+        try:
+            conn.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector")
+        except DBAPIError as err:
+            raise VaultError(
+                f"the vault {self.location.label} needs pgvector: have `CREATE EXTENSION vector` run in that "
+                f"database ({_first_line(err)})"
+            ) from None
+        t.metadata.create_all(conn)
+        for statement in t.POSTGRES_DDL:
+            conn.exec_driver_sql(statement)
+
+    def _migrate(self, stored: int) -> None:
+        raise VaultError(  # version 1 was SQLite only
+            f"the vault {self.location.label} is damaged: no release wrote schema version {stored} here"
+        )
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """See `Database.read`."""
+        with self._sentences(), self.engine.connect() as conn:
+            yield conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """See `Database.write`. Writers of one user wait for each other at its row in `audit_heads`."""
+        with self._sentences(), self.engine.connect() as conn, conn.begin():
+            yield conn
+
+    def lexical(self, words: Sequence[str], partition: str | None) -> Select[Any]:
+        """See `Database.lexical`. The score is `ts_rank`: how often and how near, not how rare a word is."""
+        each = [func.plainto_tsquery(_ENGLISH, word) for word in words]
+        query: ColumnElement[Any] = each[0]
+        for other in each[1:]:
+            query = query.op("||")(other)
+        vector: ColumnElement[Any] = literal_column(t.TSVECTOR)
+        found = select(t.cubes.c.seq, func.ts_rank(vector, query).label("score")).where(
+            vector.op("@@")(query), text(t.LIVE_TEXT)
+        )
+        return found if partition is None else found.where(t.cubes.c.partition == partition)
+
+    def scrub(self) -> None:
+        """See `Database.scrub`. The server's autovacuum does it in its own time."""
+
+    def compact(self) -> None:
+        """See `Database.compact`. Rewrites the tables; the server's own write-ahead log, replicas and backups
+        are its administrator's to clear."""
+        with self._sentences(), self.engine.connect() as conn:
+            alone = conn.execution_options(isolation_level="AUTOCOMMIT")
+            for table in t.metadata.sorted_tables:
+                if table.name in _WITH_CONTENT:
+                    alone.exec_driver_sql(f"VACUUM FULL {table.name}")
+
+    def damage(self) -> list[str]:
+        """See `Database.damage`. PostgreSQL has no check of its own that a client may run."""
+        try:
+            with self.read() as conn:
+                for table in t.metadata.sorted_tables:
+                    conn.execute(select(func.count()).select_from(table))
+        except VaultError as err:
+            return [str(err)]
+        return []
+
+    def backup(self, file: Path) -> None:
+        """See `Database.backup`: a SQLite vault with the same rows, from one snapshot."""
+        target = SQLite(Location(file, None))
+        try:
+            with self.read() as source, target.write() as into:
+                copy_rows(source, into)
+        finally:
+            target.close()
+
+    def _reason(self, err: DBAPIError) -> str:
+        said = _first_line(err)
+        state = getattr(err.orig, "sqlstate", None) or ""
+        for sign, meaning in _STATES:
+            if state.startswith(sign):
+                return f"{meaning} ({said})"
+        if isinstance(err, OperationalError):
+            return f"cannot be reached: {said}"
+        return f"rejected the data: {said}" if isinstance(err, DatabaseError) else f"failed: {said}"
+
+
+def _first_line(err: DBAPIError) -> str:
+    return str(err.orig).strip().partition("\n")[0]

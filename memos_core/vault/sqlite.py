@@ -1,0 +1,253 @@
+"""The vault's database on SQLite: one file, write-ahead log, any number of processes."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    QueuePool,
+    Select,
+    column,
+    create_engine,
+    event,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.sql import select, table
+
+from memos_core.errors import VaultError
+from memos_core.vault import tables as t
+from memos_core.vault.database import POOL_S, Database, Location
+from memos_core.vault.migrate import upgrade
+
+_BUSY_MS = 60_000
+
+
+class SQLite(Database):
+    """One SQLite database: one writer at a time, any number of readers. See `Database`."""
+
+    insert = staticmethod(sqlite.insert)
+
+    def __init__(self, location: Location) -> None:
+        self._write_lock = threading.Lock()
+        if location.file is not None:
+            try:
+                location.file.parent.mkdir(parents=True, exist_ok=True)
+                if not location.file.exists():  # what people told an agent is theirs to read
+                    location.file.touch(mode=0o600)
+            except OSError as err:
+                raise VaultError(
+                    f"cannot create the vault folder {location.file.parent}: {err.strerror or err}"
+                ) from None
+        super().__init__(location)
+
+    def _connect(self) -> Engine:
+        return _engine(self.location.file)
+
+    def _create(self, conn: Connection) -> None:
+        create(conn)
+
+    def _migrate(self, stored: int) -> None:
+        """First on a copy beside the file, which must come out whole; then in one transaction."""
+        file = self.location.file
+        if file is not None:
+            copy = file.with_name(file.name + ".migrating")
+            copy.unlink(missing_ok=True)
+            try:
+                self.backup(copy)
+                trial = _engine(copy)
+                try:
+                    with trial.connect() as conn, conn.execution_options(memos_write=True).begin():
+                        upgrade(conn, stored, create)
+                    with trial.connect() as conn:
+                        wrong = _check(conn)
+                finally:
+                    trial.dispose()
+                if wrong:
+                    raise VaultError(
+                        f"the vault {self.location.label} was not upgraded, its copy came out damaged: {wrong[0]}"
+                    )
+            finally:
+                for suffix in ("", "-wal", "-shm"):
+                    copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+        with self.write() as conn:
+            found = self._stored_version(conn)  # another process may have been first
+            if found is not None and found < t.SCHEMA_VERSION:
+                upgrade(conn, found, create)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """See `Database.read`."""
+        with self._sentences(), self.engine.connect() as conn:
+            yield conn
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """See `Database.write`."""
+        with self._sentences(), self._write_lock, self.engine.connect() as conn:
+            conn = conn.execution_options(memos_write=True)
+            with conn.begin():
+                yield conn
+
+    def lexical(self, words: Sequence[str], partition: str | None) -> Select[Any]:
+        """See `Database.lexical`. BM25; inside a partition FTS5 skips what is not in it."""
+        match = "text : (" + " OR ".join('"' + w.replace('"', '""') + '"' for w in words) + ")"
+        if partition is not None:
+            match = f"partition : {partition} AND {match}"
+        fts = table("cube_fts", column("rowid"))
+        # The second weight is the partition's: it says nothing about relevance.
+        score: ColumnElement[float] = literal_column("-bm25(cube_fts, 1.0, 0.0)").label("score")
+        return (
+            select(fts.c.rowid.label("seq"), score)
+            .select_from(fts)
+            .where(text("cube_fts MATCH :fts_match").bindparams(fts_match=match))
+        )
+
+    def scrub(self) -> None:
+        """See `Database.scrub`: the text index keeps deleted words until its segments are merged, the
+        write-ahead log until it is truncated."""
+        with self.write() as conn:
+            conn.exec_driver_sql("INSERT INTO cube_fts(cube_fts) VALUES ('optimize')")
+        self._truncate_log()
+
+    def compact(self) -> None:
+        """See `Database.compact`."""
+        self.scrub()
+        with self._sentences(), self._write_lock, self.engine.connect() as conn:
+            cursor = _dbapi(conn).cursor()
+            try:
+                cursor.execute("VACUUM")
+            except sqlite3.OperationalError as err:
+                raise VaultError(f"the vault {self.location.label} cannot be compacted: {err}") from err
+            finally:
+                cursor.close()
+        self._truncate_log()
+
+    def damage(self) -> list[str]:
+        """See `Database.damage`."""
+        try:
+            with self.read() as conn:
+                return _check(conn)
+        except VaultError as err:
+            return [str(err)]
+
+    def backup(self, file: Path) -> None:
+        """See `Database.backup`: SQLite's online backup, which a writer may interrupt but not spoil.
+
+        Raises:
+            VaultError: the file cannot be written.
+        """
+        try:
+            with closing(sqlite3.connect(file)) as copy, self._sentences(), self.engine.connect() as conn:
+                _dbapi(conn).backup(copy, pages=4096)
+                copy.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.Error as err:
+            raise VaultError(f"the copy {file} cannot be written: {err}") from err
+
+    def _truncate_log(self) -> None:
+        """Move the write-ahead log into the database and empty it, if nobody is using it right now."""
+        if self.location.file is None:
+            return
+        with self._sentences(), self.engine.connect() as conn:
+            cursor = _dbapi(conn).cursor()
+            cursor.execute("PRAGMA busy_timeout=0")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+                cursor.close()
+
+    def _reason(self, err: DBAPIError) -> str:
+        said = str(err.orig)
+        for sign, meaning in (
+            ("readonly", "cannot be written: it is read-only"),
+            ("unable to open", "cannot be opened: check that the folder exists and may be written"),
+            ("full", "cannot be written: the disk is full; nothing of this call was stored"),
+            ("disk I/O", "cannot be read or written: the disk reports an error"),
+            ("malformed", "is damaged; restore a backup, or see what `memos doctor` can save"),
+            ("not a database", "is not a vault: the file is no SQLite database, or it is damaged"),
+            ("locked", f"was busy for {_BUSY_MS // 1000} seconds; another process holds a transaction open"),
+        ):
+            if sign in said:
+                return meaning
+        kind = "rejected the data" if isinstance(err, DatabaseError) else "failed"
+        return f"{kind}: {said}"
+
+
+def create(conn: Connection) -> None:
+    """Make the newest schema in an empty SQLite database."""
+    t.metadata.create_all(conn)
+    for statement in t.FTS5_DDL:
+        conn.exec_driver_sql(statement)
+
+
+def _check(conn: Connection) -> list[str]:
+    found = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA integrity_check(20)")]
+    return [] if found == ["ok"] else found
+
+
+def _dbapi(conn: Connection) -> Any:
+    found = conn.connection.dbapi_connection
+    assert found is not None
+    return found
+
+
+def _engine(file: Path | None) -> Engine:
+    # An in-memory vault has one connection, checked out by one thread at a time.
+    size: dict[str, Any] = (
+        {"pool_size": 8, "max_overflow": 24} if file else {"pool_size": 1, "max_overflow": 0}
+    )
+    engine = create_engine(
+        URL.create("sqlite", database=str(file) if file else None),  # a path may hold "?" or "%"
+        poolclass=QueuePool,
+        pool_timeout=POOL_S,
+        connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
+        **size,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(dbapi: Any, _record: Any) -> None:
+        dbapi.isolation_level = None  # transactions are begun below, explicitly
+        cursor = dbapi.cursor()
+        if file:
+            _use_wal(cursor)
+        cursor.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
+        cursor.execute("PRAGMA secure_delete=ON")
+        cursor.execute("PRAGMA cache_size=-16000")
+        cursor.execute("PRAGMA temp_store=MEMORY")  # what VACUUM rewrites is not written elsewhere
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(conn: Connection) -> None:
+        # A writer takes the write lock at once: upgrading a read later can fail with "locked".
+        conn.exec_driver_sql(
+            "BEGIN IMMEDIATE" if conn.get_execution_options().get("memos_write") else "BEGIN"
+        )
+
+    return engine
+
+
+def _use_wal(cursor: Any) -> None:
+    """Switch to write-ahead logging. SQLite does not wait its turn for this, so we do: processes that open a
+    new vault at the same moment are in each other's way."""
+    deadline = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as err:
+            if "locked" not in str(err) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,346 @@
+"""One write transaction on cubes: the operations that larger ones (merge, erase, contradiction) are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, insert, select, update
+
+from memos_core.cube import (
+    LIVE,
+    Activation,
+    MemCube,
+    Plaintext,
+    Scope,
+    State,
+    StructureRegistry,
+    content_hash,
+    now,
+)
+from memos_core.cube import lifecycle as rules
+from memos_core.errors import AccessDenied, InvalidArgument, VaultError, VersionConflict
+from memos_core.vault import tables as t
+from memos_core.vault.audit import Actor, AuditWriter, Owner
+from memos_core.vault.database import Database
+from memos_core.vault.rows import CubeFilter, from_row, keep_row, micros, moment, pack_namespace, to_row
+
+CHUNK = 500
+SCRUB = "scrub"  # in `meta`: there are deletions whose text `Vault.scrub` has to clear from the files
+BEHAVIOUR = (t.behaviour.c.reads, t.behaviour.c.last_read, t.behaviour.c.frequency)
+
+
+class Writer:
+    """What can be done in one transaction. Use `Vault.writing`; nothing is stored unless its block ends well.
+
+    Args:
+        actor: who does it, for the audit log.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        db: Database,
+        structures: StructureRegistry,
+        actor: Actor,
+        clearance: frozenset[str] | None = None,
+    ) -> None:
+        self.conn = conn
+        self._clearance = clearance
+        self._db = db
+        self._structures = structures
+        self.at = micros(now())
+        self.audit = AuditWriter(conn, db, actor, self.at)
+        self.displaced: list[
+            MemCube
+        ] = []  # expired cubes that had to make room, and what was derived from them
+
+    # -- look ----------------------------------------------------------------------------------------------
+
+    def get(self, ids: Iterable[str], which: CubeFilter | None = None) -> dict[str, MemCube]:
+        """These cubes (those that match), locked: nobody else changes them before this transaction ends."""
+        wanted = list(dict.fromkeys(ids))
+        self._lock_owners(wanted)
+        return {c.id: c for chunk in chunks(wanted) for c in self.find(t.cubes.c.id.in_(chunk), which)}
+
+    def _lock_owners(self, ids: Iterable[str]) -> None:
+        c = t.cubes.c
+        owners: set[Owner] = set()
+        for chunk in chunks(ids):
+            rows = self.conn.execute(select(c.tenant, c.user).where(c.id.in_(chunk)))
+            owners |= {(r.tenant, r.user) for r in rows}
+        self.audit.lock(owners)
+
+    def find(self, condition: Any, which: CubeFilter | None = None) -> list[MemCube]:
+        """Cubes by a condition on `cubes`, in order of their ids."""
+        query = with_behaviour().where(condition).order_by(t.cubes.c.id)
+        if which is not None:
+            query = query.where(which.where())
+        return [from_row(row, self._structures) for row in self.conn.execute(query)]
+
+    def same_slot(self, cube: MemCube, slot: str) -> list[MemCube]:
+        """The other live cubes of the same user and agent about the same thing."""
+        c = t.cubes.c
+        return self.find(and_(self._beside(cube), c.slot == slot, c.id != cube.id))
+
+    def same_content(self, cube: MemCube) -> list[MemCube]:
+        """The live cubes of the same user and agent that say the same."""
+        return self.find(and_(self._beside(cube), t.cubes.c.content_hash == content_hash(cube)))
+
+    def beside(self, cube: MemCube) -> CubeFilter:
+        """The live cubes of the same user and agent, and of all agents where it has none."""
+        return CubeFilter(cube.scope.model_copy(update={"session": None}), kinds=["plaintext"])
+
+    def _beside(self, cube: MemCube) -> ColumnElement[bool]:
+        return and_(self.beside(cube).where(), t.cubes.c.agent == (cube.scope.agent or ""))
+
+    def at_address(self, cube: MemCube) -> Any:
+        """The row at a cube's address, or None."""
+        c, s = t.cubes.c, cube.scope
+        return self.conn.execute(
+            with_behaviour().where(
+                c.tenant == s.tenant,
+                c.user == (s.user or ""),
+                c.namespace == pack_namespace(cube.namespace),
+                c.key == (cube.key or cube.id),
+            )
+        ).one_or_none()
+
+    # -- change --------------------------------------------------------------------------------------------
+
+    def put(self, cube: MemCube, *, expected_version: int | None = None, action: str = "") -> MemCube:
+        """Store a cube at its address; what is there becomes its earlier version. See `Vault.put`."""
+        row = to_row(cube, self.at)
+        self.audit.lock([(row["tenant"], row["user"])])
+        found = self.at_address(cube)
+        old = from_row(found, self._structures) if found else None
+        if old is not None and has_expired(old):
+            self.displaced += self.delete([old.id], "expire")
+            found = old = None
+        if old is not None and not CubeFilter(cube.scope, self._clearance).cleared(old):
+            raise AccessDenied(
+                f"key {row['key']!r} in namespace {cube.namespace} holds what this principal may not read, "
+                "so it may not be replaced either"
+            )
+        version = old.version if old else 0
+        if expected_version not in (None, version):
+            raise VersionConflict(
+                f"expected_version={expected_version}, but the cube {row['key']!r} has version {version}; "
+                "read it again"
+            )
+        stored = self._replace(found, old, cube) if found and old else self._insert(cube, row)
+        self.audit.add(action or ("update" if old else "write"), stored)
+        return stored
+
+    def _insert(self, cube: MemCube, row: dict[str, Any]) -> MemCube:
+        stored = cube.model_copy(update={"key": row["key"], "version": 1})
+        if cube.version != 1:
+            row = to_row(stored, self.at)
+        new = self._db.insert(t.cubes).values(**row).on_conflict_do_nothing(index_elements=["id"])
+        if not self.conn.execute(new).rowcount:
+            raise InvalidArgument(
+                f"id {row['id']} belongs to a cube at another address; leave id out to make a new cube"
+            )
+        self._store_sources(stored)
+        self._store_labels(stored)
+        self._queue(stored)
+        return stored
+
+    def _replace(self, found: Any, old: MemCube, cube: MemCube) -> MemCube:
+        if old.frozen:
+            raise InvalidArgument(f"the cube {old.key!r} is frozen and cannot be changed; unfreeze it first")
+        header = cube.header.model_copy(
+            update={
+                "descriptive": cube.header.descriptive.model_copy(
+                    update={"created_at": old.header.descriptive.created_at, "updated_at": moment(self.at)}
+                ),
+                "behaviour": old.header.behaviour,
+            }
+        )
+        new = cube.model_copy(
+            update={
+                "id": old.id,
+                "version": old.version + 1,
+                "header": header,
+                # What is written is found: an archived memory comes back to life with its new content.
+                "state": old.state if old.state in LIVE else State.ACTIVATED,
+                "frozen": False,
+                "key": old.key,
+            }
+        )
+        kept = {
+            "cube_id": old.id,
+            "version": old.version,
+            "cube": keep_row(found),
+            "tenant": found.tenant,
+            "user": found.user,
+            "written_at": found.written_at,
+            "replaced_at": self.at,
+        }
+        self.conn.execute(insert(t.versions).values(**kept))
+        self.conn.execute(update(t.cubes).where(t.cubes.c.id == old.id).values(**to_row(new, self.at)))
+        self.conn.execute(delete(t.sources).where(t.sources.c.cube_id == new.id))
+        self.conn.execute(delete(t.labels).where(t.labels.c.cube_id == new.id))
+        self.conn.execute(delete(t.index_queue).where(t.index_queue.c.cube_id == new.id))
+        self._store_sources(new)
+        self._store_labels(new)
+        self._queue(new)
+        return new
+
+    def transition(self, cubes: Sequence[MemCube], new: State, cause: str) -> list[MemCube]:
+        """Move cubes to another life-cycle state; those already in it stay as they are.
+
+        Returns:
+            Those that moved.
+
+        Raises:
+            InvalidArgument: the step is not legal for one of them, or one is frozen.
+        """
+        moving = [c for c in cubes if c.state != new]
+        for cube in moving:
+            rules.check(cube.state, new, frozen=cube.frozen)
+        self.audit.lock(owner_of(c) for c in moving)
+        for chunk in chunks([c.id for c in moving]):
+            self.conn.execute(update(t.cubes).where(t.cubes.c.id.in_(chunk)).values(state=str(new)))
+            if new not in LIVE:
+                for table in (t.vectors, t.index_queue):
+                    self.conn.execute(delete(table).where(table.c.cube_id.in_(chunk)))
+        moved = [c.model_copy(update={"state": new}) for c in moving]
+        for before, cube in zip(moving, moved, strict=True):
+            if new in LIVE and before.state not in LIVE:
+                self._queue(cube)
+            self.audit.add(f"state:{new}", cube, cause)
+        return moved
+
+    def freeze(self, cubes: Sequence[MemCube], frozen: bool) -> None:
+        """Set or clear the flag that forbids every change."""
+        changing = [c for c in cubes if c.frozen != frozen]
+        self.audit.lock(owner_of(c) for c in changing)
+        for chunk in chunks([c.id for c in changing]):
+            self.conn.execute(update(t.cubes).where(t.cubes.c.id.in_(chunk)).values(frozen=frozen))
+        for cube in changing:
+            self.audit.add("freeze" if frozen else "unfreeze", cube)
+
+    def delete(
+        self, ids: Iterable[str], action: Literal["delete", "erase", "expire"] = "delete"
+    ) -> list[MemCube]:
+        """Remove cubes with everything that is kept about them, and what was derived from them: KV caches and
+        adapters; with "erase" every derived memory too.
+
+        Returns:
+            The cubes that went, derived ones included.
+        """
+        every = self._with_derived(list(dict.fromkeys(ids)), plaintext_too=action == "erase")
+        self._lock_owners(every)
+        gone = [
+            _salvage(row, self._structures)
+            for chunk in chunks(every)
+            for row in self.conn.execute(with_behaviour().where(t.cubes.c.id.in_(chunk)))
+        ]
+        for chunk in chunks(c.id for c in gone):
+            for table in (t.versions, t.sources, t.behaviour, t.index_queue, t.vectors, t.labels, t.grants):
+                self.conn.execute(delete(table).where(table.c.cube_id.in_(chunk)))
+            self.conn.execute(delete(t.cubes).where(t.cubes.c.id.in_(chunk)))
+        if any(c.payload.kind == "plaintext" for c in gone):
+            self.conn.execute(self._db.upsert(t.meta, {"key": SCRUB, "value": "1"}))
+        if gone:
+            self.conn.execute(insert(t.tombstones), [self._tombstone(c, action) for c in gone])
+        for cube in gone:
+            self.audit.add(action, cube)
+        return gone
+
+    def _with_derived(self, ids: list[str], *, plaintext_too: bool) -> list[str]:
+        every = dict.fromkeys(ids)
+        front = ids
+        while front:
+            found: list[str] = []
+            for chunk in chunks(front):
+                derived = (
+                    select(t.cubes.c.id)
+                    .join(t.sources, t.sources.c.cube_id == t.cubes.c.id)
+                    .where(t.sources.c.source_id.in_(chunk))
+                )
+                if not plaintext_too:
+                    derived = derived.where(t.cubes.c.kind != "plaintext")
+                found += self.conn.execute(derived).scalars()
+            front = [i for i in dict.fromkeys(found) if i not in every]
+            every.update(dict.fromkeys(front))
+        return list(every)
+
+    def _tombstone(self, cube: MemCube, action: str) -> dict[str, Any]:
+        key = cube.payload.key if isinstance(cube.payload, Activation) else ""
+        tenant, user = owner_of(cube)
+        return {
+            "cube_id": cube.id,
+            "kv_key": key,
+            "tenant": tenant,
+            "user": user,
+            "at": self.at,
+            "action": action,
+        }
+
+    def share_grants(self, sources: Sequence[str], cube: MemCube) -> None:
+        """Give a cube the grants that all of these have: it says what each of them says."""
+        g = t.grants.c
+        held: dict[tuple[str, str, str], int] = {}
+        for chunk in chunks(sources):
+            for row in self.conn.execute(select(g.kind, g.name, g.right).where(g.cube_id.in_(chunk))):
+                held[row.kind, row.name, row.right] = held.get((row.kind, row.name, row.right), 0) + 1
+        common = [
+            {"cube_id": cube.id, "tenant": cube.scope.tenant, "kind": kind, "name": name, "right": right}
+            for (kind, name, right), n in held.items()
+            if n == len(set(sources))
+        ]
+        if common:
+            self.conn.execute(insert(t.grants), common)
+
+    # -- what belongs to a cube ----------------------------------------------------------------------------
+
+    def _store_sources(self, cube: MemCube) -> None:
+        if cube.derived_from:
+            rows = [{"source_id": s, "cube_id": cube.id} for s in {x.id for x in cube.derived_from}]
+            self.conn.execute(insert(t.sources), rows)
+
+    def _store_labels(self, cube: MemCube) -> None:
+        found = set(cube.header.governance.sensitivity)
+        if found:
+            self.conn.execute(insert(t.labels), [{"cube_id": cube.id, "label": label} for label in found])
+
+    def _queue(self, cube: MemCube) -> None:
+        if cube.text.strip() and cube.state in LIVE:
+            self.conn.execute(insert(t.index_queue).values(cube_id=cube.id, version=cube.version))
+        elif cube.version > 1:  # nothing to embed: it is found by its address, not by a search
+            self.conn.execute(delete(t.vectors).where(t.vectors.c.cube_id == cube.id))
+
+
+def has_expired(cube: MemCube) -> bool:
+    """Whether a cube is over: its state, or its ttl (which does not pass while it is frozen)."""
+    expires = cube.header.governance.expires_at
+    return cube.state is State.EXPIRED or (expires is not None and expires <= now() and not cube.frozen)
+
+
+def owner_of(cube: MemCube) -> Owner:
+    """Whose memory it is, as stored."""
+    return cube.scope.tenant, cube.scope.user or ""
+
+
+def with_behaviour() -> Select[Any]:
+    """Rows of `cubes` with what is needed to make cubes of them."""
+    return select(t.cubes, *BEHAVIOUR).outerjoin(t.behaviour, t.behaviour.c.cube_id == t.cubes.c.id)
+
+
+def _salvage(row: Any, structures: StructureRegistry) -> MemCube:
+    """The cube of a row, or what is left of a damaged one: it can be deleted too."""
+    try:
+        return from_row(row, structures)
+    except (VaultError, ValueError, KeyError, TypeError):
+        scope = Scope(tenant=row.tenant, user=row.user or None)
+        return MemCube(
+            id=row.id, version=row.version, scope=scope, key=row.key, payload=Plaintext[Any](text="")
+        )
+
+
+def chunks(items: Iterable[str]) -> Iterator[list[str]]:
+    """Distinct items in lists that fit in one statement."""
+    every = list(dict.fromkeys(items))
+    return (every[i : i + CHUNK] for i in range(0, len(every), CHUNK))

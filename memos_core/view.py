@@ -1,0 +1,85 @@
+"""A view: one scope of a vault, for one principal. What all groups of operations on it share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memos_core.core import Core
+from memos_core.cube import MemCube, Principal, Scope
+from memos_core.errors import AccessDenied, InvalidArgument, NotFound
+from memos_core.governance import effective_scope
+from memos_core.scheduler import MemScheduler
+from memos_core.vault import Actor, CubeFilter, Right, Writer
+
+
+class View:
+    """The base of `Memory`, `Evolution` and `Governed`, which `MemOS` joins."""
+
+    def __init__(self, core: Core, scope: Scope, principal: Principal, adapter: str) -> None:
+        self._core = core
+        self._scope = effective_scope(principal, scope)
+        self._principal = principal
+        self._actor = Actor(principal.label, adapter)
+
+    @property
+    def scope(self) -> Scope:
+        """The scope of this view."""
+        return self._scope
+
+    @property
+    def principal(self) -> Principal:
+        """Who acts through this view."""
+        return self._principal
+
+    @property
+    def scheduler(self) -> MemScheduler:
+        """The scheduler that all views share."""
+        return self._core.scheduler
+
+    def _which(self, **parts: Any) -> CubeFilter:
+        """A filter of what this view may see. Every read and every change begins with one."""
+        return CubeFilter(self._scope, self._principal.clearance, **parts)
+
+    def _everything(self, granted: Right | None = None) -> CubeFilter:
+        """All that this view may see, in whatever state."""
+        return self._which(granted=granted, states=None, expired=True)
+
+    def _locked(
+        self, writer: Writer, ids: Sequence[str], granted: Right | None = None, *, expired: bool = False
+    ) -> list[MemCube]:
+        """These cubes, locked for a change.
+
+        Raises:
+            NotFound: one is not in this scope. AccessDenied: one can be read here, but the right is missing.
+        """
+        wanted = distinct_ids(ids)
+        which = self._which(granted=granted, states=None, expired=expired)
+        found = writer.get(wanted, which)
+        for id_ in wanted:
+            if id_ not in found:
+                if writer.get([id_], self._which(granted="read", states=None)):
+                    needed = f"the right to {granted} it" if granted else "its owner"
+                    raise AccessDenied(f"cube {id_!r} may only be read by {self._who}: this needs {needed}")
+                raise self._missing(id_)
+        return [found[id_] for id_ in wanted]
+
+    def _missing(self, cube_id: str) -> NotFound:
+        return NotFound(f"cube {cube_id!r} does not exist in {self._scope}")
+
+    @property
+    def _who(self) -> str:
+        return self._scope.user or self._principal.label
+
+
+def distinct_ids(ids: str | Sequence[str]) -> list[str]:
+    """The ids a caller means: one, or several without repetitions.
+
+    Raises:
+        InvalidArgument: something else than strings.
+    """
+    if isinstance(ids, str):
+        return [ids]
+    if not isinstance(ids, Sequence | set | frozenset) or not all(isinstance(i, str) for i in ids):
+        raise InvalidArgument(f"ids must be a cube's id or a list of them, got {ids!r}")
+    return list(dict.fromkeys(ids))
