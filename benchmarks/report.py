@@ -13,40 +13,68 @@ from typing import Any
 from memos_core.render import console, table
 
 
-def arguments(description: str) -> argparse.Namespace:
+def parser(description: str) -> argparse.ArgumentParser:
     """`--quick` ends within a minute and keeps the shape; `--json FILE` also writes the figures."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer cells, about a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    return parser.parse_args()
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--quick", action="store_true", help="fewer cells, about a minute")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    return made
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """What `parser` understands, where a benchmark has no arguments of its own."""
+    return parser(description).parse_args()
 
 
 def machine() -> str:
     """The machine, in words, for the table's title."""
-    import torch
-
     name = platform.processor() or platform.machine()
+    try:
+        import torch
+    except ImportError:
+        return f"{os.cpu_count()} CPUs ({name})"
     accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{os.cpu_count()} CPUs ({name}){accelerator}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def show(title: str, rows: Sequence[Mapping[str, Any]], skipped: Sequence[str], path: Path | None) -> None:
-    """Print one table and what was not measured, and write both as JSON where that is wanted."""
+def show(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    skipped: Sequence[str],
+    path: Path | None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print one table, what was not measured and what one must know to read it, and write all as JSON where that
+    is wanted. A value that is None was not measured."""
     names = list(rows[0])
     made = table(f"{title}\n{machine()}", *names, right=[n for n in names if not isinstance(rows[0][n], str)])
     for row in rows:
-        made.add_row(
-            *(
-                f"{v:.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v)
-                for v in row.values()
-            )
-        )
+        made.add_row(*(_cell(value) for value in row.values()))
     out = console()
     out.print(made)
     for line in skipped:
         out.print(f"not measured: {line}", style="dim")
+    for line in notes:
+        out.print(line, style="dim")
     if path is not None:
         path.write_text(
-            json.dumps({"title": title, "machine": machine(), "rows": rows, "skipped": skipped}, indent=2)
+            json.dumps(
+                {
+                    "title": title,
+                    "machine": machine(),
+                    "rows": rows,
+                    "skipped": list(skipped),
+                    "notes": list(notes),
+                },
+                indent=2,
+            )
             + "\n"
         )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -27,8 +27,10 @@ from memos_core.cube import (
     validation_message,
 )
 from memos_core.errors import InvalidArgument
-from memos_core.reader import structure_text
+from memos_core.reader import slot_of, structure_text
 
+# The types of statements: of two that contradict, the older one holds no more.
+_STATEMENTS = (None, "fact", "preference")
 _CHANGEABLE = (
     "text",
     "semantic_type",
@@ -70,7 +72,7 @@ def draft(
     moment = now()
     times = {"spoken_at": spoken_at, "valid_from": valid_from, "valid_to": valid_to}
     with _arguments():
-        payload = _payload(content, text, times, structures)
+        payload = _payload(content, text, times, structures, slots=semantic_type in _STATEMENTS)
         return MemCube(
             scope=scope,
             namespace=names(namespace, "namespace"),
@@ -117,9 +119,13 @@ def redraft(old: MemCube, content: Any, details: Mapping[str, Any], structures: 
             text = details.get("text", payload.text)
             if payload.data is None and not str(text).strip():
                 raise InvalidArgument("text must not be empty")
-            new = Plaintext[Any].model_validate({**dict(payload), **times, "text": text})
+            slot = payload.slot
+            if slot is not None and text != payload.text:
+                slot = slot_of(payload.data if isinstance(payload.data, BaseModel) else None, text)
+            new = Plaintext[Any].model_validate({**dict(payload), **times, "text": text, "slot": slot})
         else:
-            new = _payload(content, details.get("text"), times, structures)
+            slots = details.get("semantic_type", descriptive.semantic_type) in _STATEMENTS
+            new = _payload(content, details.get("text"), times, structures, slots=slots)
         header = Header(
             descriptive=Descriptive.model_validate(
                 {
@@ -156,7 +162,12 @@ def names(value: Sequence[str], argument: str) -> tuple[str, ...]:
 
 
 def _payload(
-    content: Any, text: str | None, times: Mapping[str, datetime | None], structures: StructureRegistry
+    content: Any,
+    text: str | None,
+    times: Mapping[str, datetime | None],
+    structures: StructureRegistry,
+    *,
+    slots: bool,
 ) -> Plaintext[Any]:
     structure, version, data = None, None, None
     if isinstance(content, BaseModel):
@@ -171,8 +182,11 @@ def _payload(
     searchable = found if text is None else text
     if isinstance(content, str) and not searchable.strip():
         raise InvalidArgument("content must not be empty")
+    # What a person says in words may contradict what was said before; other data is nobody's statement.
+    says = slots and isinstance(content, str | BaseModel) or hasattr(type(content), "memos_slot")
+    slot = slot_of(data, searchable) if says else None
     return Plaintext[Any](
-        text=searchable, data=data, structure=structure, structure_version=version, **dict(times)
+        text=searchable, data=data, structure=structure, structure_version=version, slot=slot, **dict(times)
     )
 
 

@@ -49,12 +49,12 @@ class MemLifecycle:
 
     def _step(self, cube: MemCube) -> Step | None:
         moment = now()
-        if self.policy is not None:
-            return self.policy.next_state(cube, moment)
-        expires_at = cube.header.governance.expires_at
-        if expires_at is None or expires_at > moment or cube.frozen or cube.state is State.EXPIRED:
+        if cube.frozen or cube.state is State.EXPIRED:
             return None
-        return Step(State.EXPIRED, "its ttl passed")
+        expires_at = cube.header.governance.expires_at
+        if expires_at is not None and expires_at <= moment:  # whatever the policy thinks of it
+            return Step(State.EXPIRED, f"its ttl passed at {expires_at.isoformat(timespec='seconds')}")
+        return self.policy.next_state(cube, moment) if self.policy is not None else None
 
     def _apply(self, steps: dict[str, Step]) -> list[MemCube]:
         gone: list[MemCube] = []

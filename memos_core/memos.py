@@ -26,7 +26,7 @@ from memos_core.governed import Governed
 from memos_core.memory import NOT_MEMORIES as NOT_MEMORIES
 from memos_core.memory import Memory
 from memos_core.prompt import ChatMessage, check_messages, compose
-from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_statements
+from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_statements, slot_fields
 from memos_core.retrieval import Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
 from memos_core.twins import in_thread
 from memos_core.vault import CubeFilter, Vault
@@ -107,7 +107,7 @@ class MemOS(Memory, Versions, Governed):
         scope = _scope(tenant=tenant, user=user, agent=agent, session=session)
         registry = StructureRegistry()
         for structure in structures:
-            registry.register(structure)
+            _register(registry, structure)
         resolved = resolve(embedder)
         vault = Vault(url if url is not None else os.environ.get(ENV_VAULT, DEFAULT_VAULT), registry)
         try:
@@ -232,7 +232,7 @@ class MemOS(Memory, Versions, Governed):
         Raises:
             InvalidArgument: see `StructureRegistry.register`.
         """
-        self._core.vault.structures.register(structure, name=name, version=version)
+        _register(self._core.vault.structures, structure, name=name, version=version)
 
     def close(self) -> None:
         """Stop the scheduler and close the vault, for all views. Safe to call twice."""
@@ -347,6 +347,11 @@ class MemOS(Memory, Versions, Governed):
         """
         self.scheduler.turn(self._scope, system)
 
+    amerge = in_thread(Versions.merge)
+    ahistory = in_thread(Versions.history)
+    arollback = in_thread(Versions.rollback)
+    agrant = in_thread(Governed.grant)
+    arevoke = in_thread(Governed.revoke)
     awrite = in_thread(Memory.write)
     aput = in_thread(Memory.put)
     aupdate = in_thread(Memory.update)
@@ -359,6 +364,12 @@ class MemOS(Memory, Versions, Governed):
     aconversation = in_thread(conversation)
     arecall = in_thread(recall)
     aprompt = in_thread(prompt)
+
+
+def _register(registry: StructureRegistry, structure: type[BaseModel], **how: Any) -> None:
+    if isinstance(structure, type) and issubclass(structure, BaseModel):
+        slot_fields(structure)  # refuses a declaration that no cube could have
+    registry.register(structure, **how)
 
 
 def _scope(**parts: str | None) -> Scope:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from pydantic import BaseModel
+
 from memos_core.cube import Header, MemCube, Plaintext, Source, content_hash
+from memos_core.cube.contradiction import contradicts
 from memos_core.governance import DuplicatePolicy, merge_content
+from memos_core.reader import slot_of
 from memos_core.vault import Writer
 
 
@@ -27,26 +31,17 @@ def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:
         cube = cube.model_copy(update={"payload": payload})
     for other in writer.same_slot(cube, slot.key):
         assert isinstance(other.payload, Plaintext)
-        if not _exclude(payload, other.payload) or other.frozen:
+        if other.payload.slot is None or other.frozen:
             continue
         if _begins(other) <= begins:
+            if not contradicts(slot, other.payload.slot):
+                continue
             closed = _closed(other, begins)
             if closed is not None:
                 writer.put(closed, expected_version=other.version, action="close")
-        else:
+        elif contradicts(other.payload.slot, slot):
             cube = _closed(cube, _begins(other)) or cube
     return cube
-
-
-def _exclude(new: Plaintext, old: Plaintext) -> bool:
-    """Whether both cannot hold at once."""
-    assert new.slot is not None
-    if old.slot is None:
-        return False
-    if new.slot.ends or old.slot.ends:
-        # "I no longer live in Paris" excludes living in Paris, and nothing else.
-        return new.slot.ends != old.slot.ends and new.slot.value == old.slot.value
-    return new.slot.value != old.slot.value
 
 
 def _closed(cube: MemCube, at: datetime) -> MemCube | None:
@@ -101,7 +96,8 @@ def _joined(old: MemCube, new: MemCube) -> MemCube:
         structure = {"structure": payload.structure, "structure_version": payload.structure_version}
         if data is None:
             structure = {"structure": None, "structure_version": None}
-        payload = payload.model_copy(update={"text": said, "data": data, **structure})
+        slot = slot_of(data if isinstance(data, BaseModel) else None, said) if payload.slot else None
+        payload = payload.model_copy(update={"text": said, "data": data, "slot": slot, **structure})
     d, other = old.header.descriptive, new.header.descriptive
     g, strict = old.header.governance, new.header.governance
     header = Header(

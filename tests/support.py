@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from memos_core import MemOS
+
 TESTS = Path(__file__).parent
 DIMS = 256
 
@@ -41,3 +43,17 @@ def run_script(code: str, *args: object, timeout: float = 120) -> subprocess.Com
         env=environment(),
         check=False,
     )
+
+
+def findings(memos: MemOS) -> list[str]:
+    """What `memos.doctor()` finds wrong, a line each."""
+    return [str(finding) for finding in memos.doctor().findings]
+
+
+def flip(file: Path, content: bytes, mask: int) -> int:
+    """Damage a file: wherever it holds `content`, the bits of `mask` change in the last byte of that. Returns how
+    often."""
+    whole = file.read_bytes()
+    damaged = content[:-1] + bytes([content[-1] ^ mask])
+    file.write_bytes(whole.replace(content, damaged))
+    return whole.count(content)

@@ -73,6 +73,6 @@ def _without_text(data: Any, text: str) -> Any:
 
 def _canonical(data: Any) -> str:
     try:
-        return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(data, allow_nan=False, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as err:
         raise InvalidArgument(f"data must be JSON: {err}") from None

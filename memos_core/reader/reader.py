@@ -23,6 +23,7 @@ from memos_core.cube import (
     text_of,
 )
 from memos_core.errors import InvalidArgument
+from memos_core.reader.slots import slot_of
 from memos_core.reader.statements import extract_statements
 
 Extractor = Callable[[str], Sequence[BaseModel]]
@@ -116,6 +117,7 @@ class MemReader:
                 structure_version=version,
                 spoken_at=said,
                 valid_from=said,
+                slot=slot_of(structure, structure_text(structure)),
             ),
             header=Header(
                 descriptive=Descriptive(

@@ -23,6 +23,7 @@ from memos_core.reader.tastes import taste
 from memos_core.reader.wording import plain
 
 _LONGEST_KEY = 200
+_SPEAKER = re.compile(r"\b(?:i|my|we|me)\b")
 # A second claim in the same sentence: ending one would end the other.
 _SECOND_CLAIM = re.compile(
     r"(?<=.)(?<!since )\b(?:i|we)\b"
@@ -51,10 +52,11 @@ def slot_of(structure: BaseModel | None, text: str) -> Slot | None:
     if not isinstance(structure, Fact | Preference | None):
         return None
     said = plain(text)
-    if not said or _SECOND_CLAIM.search(said):
-        return None
     polarity = structure.polarity if isinstance(structure, Preference) else None
-    return life(said) or attribute(said) or taste(said, polarity)
+    if not said or (polarity is None and not _SPEAKER.search(said)):
+        return None
+    found = life(said) or attribute(said) or taste(said, polarity)
+    return found if found and not _SECOND_CLAIM.search(said) else None
 
 
 def slot_fields(cls: type[BaseModel]) -> tuple[str, ...] | None:

@@ -50,6 +50,9 @@ _CONTRACTIONS = (
     (re.compile(r"\b(?:anymore|any longer)\b"), "any more"),
 )
 
+# Contractions without an apostrophe.
+_SHORT = re.compile(r"nt\b|\bi(?:m|ve)\b|cannot|\bany(?:more| longer)")
+
 _SPELLING = {
     "favourite": "favorite",
     "favourites": "favorites",
@@ -70,10 +73,10 @@ _SPELLING = {
 _WORD = re.compile(r"\w+")
 
 _LEAD = re.compile(
-    r"^(?:hi|hello|hey|ok|okay|yes|yeah|no|well|oh|so|actually|anyway|btw|fyi|by the way|for the record|in fact|but|and"
-    r"|just so you know|(?:please )?(?:remember|note)(?: that)?|now|right now|currently|recently|finally|nowadays"
-    r"|these days|at the moment|from now on"
-    r"|(?:since|as of) (?:\w+ ){0,2}\w+)[,:!]?(?: -)? (?=i |my |we |call |[\w ]+ is )"
+    r"^(?:(?:hi|hello|hey|ok|okay|yes|yeah|no|well|oh|so|actually|anyway|btw|fyi|by the way|for the record|in fact|but"
+    r"|and|just so you know|(?:please )?(?:remember|note)(?: that)?|now|right now|currently|recently|finally|nowadays"
+    r"|these days|at the moment|from now on|(?:since|as of) (?:\w+ ){0,2}\w+)[,:!]?(?: -)? ){1,3}"
+    r"(?=i |my |we |user|the user|call |[\w ]+ is )"
 )
 # What was so for a day or a season is no change; what happened then is.
 _LEAD_OF_CHANGE = re.compile(
@@ -100,11 +103,15 @@ def plain(text: str) -> str:
     said = _AFTER.sub("", _BEFORE.sub("", said))
     if len(said) > MAX_LENGTH or _SENTENCE_END.search(f"{said} "):
         return ""
-    for pattern, written in (*_THIRD_PERSON, *_CONTRACTIONS):
-        said = pattern.sub(written, said)
+    if "'" in said or _SHORT.search(said):
+        for pattern, written in _CONTRACTIONS:
+            said = pattern.sub(written, said)
     said = _WORD.sub(lambda m: _SPELLING.get(m[0], m[0]), said)
     while (shorter := _LEAD_OF_CHANGE.sub("", _LEAD.sub("", said))) != said:
         said = shorter
+    if said.startswith(("user", "the user")):
+        for pattern, written in _THIRD_PERSON:
+            said = pattern.sub(written, said)
     return said
 
 

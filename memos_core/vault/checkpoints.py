@@ -119,7 +119,7 @@ class CheckpointTable:
                 refs[channel] = self._put_value(
                     conn, lane, channel, versions[channel], checkpoint.values[channel]
                 )
-            row = {
+            row: dict[str, Any] = {
                 **_address(lane),
                 "checkpoint_id": checkpoint.id,
                 "parent_id": checkpoint.parent_id,
@@ -128,8 +128,8 @@ class CheckpointTable:
                 "checkpoint": checkpoint.body[1],
                 "refs": json.dumps({ch: refs[ch] for ch in versions}),
                 "metadata": checkpoint.metadata,
-                "digest": digest_of(*checkpoint.body),
             }
+            row["digest"] = checkpoint_digest(row)
             conn.execute(self._db.upsert(t.checkpoints, row))
         return []
 
@@ -329,7 +329,7 @@ def _complete(conn: Connection, rows: Sequence[Row[Any]]) -> list[StoredCheckpoi
     found = [
         (
             StoredCheckpoint(
-                _lane(r), r.checkpoint_id, r.parent_id, _verified(r, r.checkpoint, "itself"), r.metadata
+                _lane(r), r.checkpoint_id, r.parent_id, _whole(r), r.metadata
             ),
             json.loads(r.refs),
         )
@@ -353,7 +353,7 @@ def _values(conn: Connection, lane: Lane, pairs: Iterable[tuple[str, str]]) -> d
     query = select(t.checkpoint_blobs).where(*_at(t.checkpoint_blobs, lane))
     rows = (row for chunk in _chunks(pairs) for row in conn.execute(query.where(_one_of(chunk))))
     return {
-        (row.channel, row.version): _verified(row, row.value, f"its value of channel {row.channel!r}")
+        (row.channel, row.version): _verified(row, f"its value of channel {row.channel!r}")
         for row in rows
     }
 
@@ -362,7 +362,7 @@ def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[
     found: dict[str, list[StoredWrite]] = defaultdict(list)
     query = select(t.checkpoint_writes).where(*_at(t.checkpoint_writes, lane))
     for r in conn.execute(query.where(t.checkpoint_writes.c.checkpoint_id.in_(ids))):
-        write = StoredWrite(r.task_id, r.task_path, r.idx, r.channel, _verified(r, r.value, "a write"))
+        write = StoredWrite(r.task_id, r.task_path, r.idx, r.channel, _verified(r, f"a write to channel {r.channel!r}"))
         found[r.checkpoint_id].append(write)
     for writes in found.values():
         # Sorted here, not by SQL: a database's collation need not be Python's order.
@@ -370,18 +370,34 @@ def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[
     return found
 
 
-def _verified(row: Any, value: bytes, what: str) -> Typed:
+def checkpoint_digest(row: Mapping[str, Any]) -> str:
+    """Checksum of a row of `checkpoints`: its body, what it refers to, and its metadata."""
+    rest = f"{row['refs']}{row['metadata']}".encode()
+    return digest_of(row["type"], row["checkpoint"] + rest)
+
+
+def _whole(row: Row[Any]) -> Typed:
+    if checkpoint_digest(dict(row._mapping)) != row.digest:
+        raise _damaged(row, f"checkpoint {row.checkpoint_id} with its metadata")
+    return row.type, row.checkpoint
+
+
+def _verified(row: Any, what: str) -> Typed:
     """A serialized value, if it is what was written.
 
     Raises:
         VaultError: its checksum does not match.
     """
-    if digest_of(row.type, value) != row.digest:
-        raise VaultError(
-            f"a checkpoint of thread {row.thread_id!r} is damaged: the checksum of {what} does not match; "
-            "restore a backup, or continue the thread from another checkpoint"
-        )
-    return row.type, value
+    if digest_of(row.type, row.value) != row.digest:
+        raise _damaged(row, what)
+    return row.type, row.value
+
+
+def _damaged(row: Any, what: str) -> VaultError:
+    return VaultError(
+        f"a checkpoint of thread {row.thread_id!r} is damaged: the checksum of {what} does not match; "
+        "restore a backup, or continue the thread from another checkpoint"
+    )
 
 
 def _one_of(pairs: Iterable[tuple[str, str]]) -> ColumnElement[bool]:

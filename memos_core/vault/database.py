@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Engine, Select, Table, inspect, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table, func, inspect, literal_column, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +20,35 @@ from memos_core.errors import InvalidArgument, VaultError, VaultNewer
 from memos_core.vault import tables as t
 
 POOL_S = 120
+_TOO_LARGE = "22003"  # PostgreSQL: numeric_value_out_of_range
+
+
+LOCAL_TEXTS = 500  # so many texts that hold a word are scored here, among themselves
+_COUNTED = 20_000  # more texts than this count as this many: rarity is a logarithm
+
+
+@dataclass(frozen=True)
+class TextScope:
+    """Where a search by words looks.
+
+    Args:
+        tenant, owners: the tenant, and the users of it whose texts may match; None for all.
+        where: the condition on `cubes` that decides.
+    """
+
+    tenant: str
+    owners: Sequence[str] | None
+    where: ColumnElement[bool]
+
+    def size(self, conn: Connection) -> int:
+        """About how many cubes the owners have."""
+        c = t.cubes.c
+        found = select(literal_column("1").label("one")).select_from(t.cubes).where(c.tenant == self.tenant)
+        if self.owners is not None:
+            found = found.where(c.user.in_(self.owners))
+        return conn.execute(
+            select(func.count()).select_from(found.limit(_COUNTED).subquery())
+        ).scalar_one()
 
 
 @dataclass(frozen=True)
@@ -82,6 +111,9 @@ class Database(ABC):
     @abstractmethod
     def _connect(self) -> Engine: ...
 
+    def _take_turns(self, conn: Connection) -> None:
+        """Wait for others that are making the same new vault; a write transaction is enough where it is exclusive."""
+
     @abstractmethod
     def _create(self, conn: Connection) -> None:
         """Make the tables and what only this database has."""
@@ -103,12 +135,18 @@ class Database(ABC):
         """A transaction that is committed whole when the block ends, or not at all (a context manager)."""
 
     @abstractmethod
-    def lexical(self, words: Sequence[str], partition: str | None) -> Select[Any]:
-        """A SELECT of `cubes.seq` as seq and a score (higher is better), for live texts with any of the words.
+    def lexical(
+        self, conn: Connection, words: Sequence[str], within: TextScope, limit: int
+    ) -> list[tuple[str, float]]:
+        """Live texts that hold any of the words, best first, as (cube id, score).
 
         Args:
-            words: plain words, never parsed as a query. partition: see `tables.cubes`; None searches all.
+            words: plain words, never parsed as a query. within: where to look. limit: how many at most.
         """
+
+    @abstractmethod
+    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
+        """The condition that a unique column has one of these values, each of which is looked up."""
 
     @abstractmethod
     def scrub(self) -> None:
@@ -134,6 +172,7 @@ class Database(ABC):
             stored = self._stored_version(conn)
         if stored is None:
             with self.write() as conn:
+                self._take_turns(conn)
                 if self._stored_version(conn) is None:
                     self._create(conn)
                     rows = [
@@ -174,6 +213,8 @@ class Database(ABC):
             raise VaultError(f"the vault {self.location.label} is closed; open it again")
         try:
             yield
+        except UnicodeDecodeError:  # SQLite quotes a damaged schema in its message
+            raise VaultError(f"the vault {self.location.label} is damaged; restore a backup") from None
         except UnicodeEncodeError:
             raise InvalidArgument("a text holds a lone surrogate, which is not valid Unicode") from None
         except OverflowError:
@@ -183,6 +224,8 @@ class Database(ABC):
                 f"the vault {self.location.label} was busy for {POOL_S} seconds; use fewer threads at once"
             ) from None
         except DBAPIError as err:
+            if getattr(err.orig, "sqlstate", None) == _TOO_LARGE:
+                raise InvalidArgument("a number is too large for the vault (64 bits)") from None
             raise VaultError(f"the vault {self.location.label} {self._reason(err)}") from err
 
     def upsert(self, table: Table, row: dict[str, Any]) -> Any:

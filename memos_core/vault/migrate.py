@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Table, func, select, text, update
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
 from memos_core.vault.audit import chain_hash
+from memos_core.vault.checkpoints import checkpoint_digest
 from memos_core.vault.rows import complete, digest_of
 
 Row = dict[str, Any]
@@ -120,8 +121,10 @@ def _from_1(table: str, rows: Iterable[Row]) -> Iterator[Row]:
             row["hash"] = chain_hash(before, row)
             chains[whose] = (row["n"], row["hash"])
             yield row
-        elif table in _DIGESTED:
-            yield {**row, "digest": digest_of(row["type"], row[_DIGESTED[table]])}
+        elif table == "checkpoints":
+            yield {**row, "digest": checkpoint_digest(row)}
+        elif table in ("checkpoint_blobs", "checkpoint_writes"):
+            yield {**row, "digest": digest_of(row["type"], row["value"])}
         else:
             yield row
 
@@ -147,6 +150,5 @@ def _after_1(conn: Connection) -> None:
 
 _OLD = "old_"
 _MADE_BY_STEPS = {"vectors", "labels", "audit_heads"}
-_DIGESTED = {"checkpoints": "checkpoint", "checkpoint_blobs": "value", "checkpoint_writes": "value"}
 _STEPS: Mapping[int, Callable[[str, Iterable[Row]], Iterable[Row]]] = {1: _from_1}
 _AFTER: Mapping[int, Callable[[Connection], None]] = {1: _after_1}

@@ -11,9 +11,10 @@ from sqlalchemy import Connection, and_, select
 from memos_core.cube import ANY_USER, MemCube, State, StructureRegistry
 from memos_core.vault import tables as t
 from memos_core.vault.rows import CubeFilter, from_kept, from_row, granted_ids, micros
-from memos_core.vault.writer import chunks, with_behaviour
+from memos_core.vault.writer import chunks, state_after_write, with_behaviour
 
 _STATE = "state:"
+_WRITES = ("write", "update", "rollback", "merge", "close")
 
 
 def cubes_at(
@@ -78,12 +79,4 @@ def _states(conn: Connection, ids: Iterable[str], moment: int) -> dict[str, Stat
 def _after(state: State, action: Any) -> State:
     if action.startswith(_STATE):
         return State(action.removeprefix(_STATE))
-    if state in (State.GENERATED, State.ACTIVATED) or action in (
-        "freeze",
-        "unfreeze",
-        "read",
-        "grant",
-        "revoke",
-    ):
-        return state
-    return State.ACTIVATED
+    return state_after_write(state) if action in _WRITES else state

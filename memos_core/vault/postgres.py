@@ -12,7 +12,8 @@ from sqlalchemy import (
     Connection,
     Engine,
     QueuePool,
-    Select,
+    String,
+    bindparam,
     create_engine,
     func,
     literal_column,
@@ -24,9 +25,10 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from memos_core.errors import VaultError, missing_extra
 from memos_core.vault import tables as t
-from memos_core.vault.database import POOL_S, Database, Location
+from memos_core.vault.database import LOCAL_TEXTS, POOL_S, Database, Location, TextScope
 from memos_core.vault.migrate import copy_rows
 from memos_core.vault.sqlite import SQLite
+from memos_core.vault.words import bm25
 
 _ENGLISH: ColumnElement[Any] = literal_column("'english'::regconfig")
 _WITH_CONTENT = {
@@ -77,10 +79,10 @@ class Postgres(Database):
             pool_pre_ping=True,  # a server that was restarted is not an error
         )
 
-    def _create(self, conn: Connection) -> None:
+    def _take_turns(self, conn: Connection) -> None:
         conn.execute(select(func.pg_advisory_xact_lock(_SETUP_LOCK)))
-        if self._stored_version(conn) is not None:
-            return  # another host was first
+
+    def _create(self, conn: Connection) -> None:
         try:
             conn.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector")
         except DBAPIError as err:
@@ -109,17 +111,30 @@ class Postgres(Database):
         with self._sentences(), self.engine.connect() as conn, conn.begin():
             yield conn
 
-    def lexical(self, words: Sequence[str], partition: str | None) -> Select[Any]:
-        """See `Database.lexical`. The score is `ts_rank`: how often and how near, not how rare a word is."""
+    def lexical(
+        self, conn: Connection, words: Sequence[str], within: TextScope, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Database.lexical`. Few texts are scored by BM25, as on SQLite; of many the score is `ts_rank`: how
+        often and how near, not how rare a word is."""
+        c = t.cubes.c
         each = [func.plainto_tsquery(_ENGLISH, word) for word in words]
         query: ColumnElement[Any] = each[0]
         for other in each[1:]:
             query = query.op("||")(other)
         vector: ColumnElement[Any] = literal_column(t.TSVECTOR)
-        found = select(t.cubes.c.seq, func.ts_rank(vector, query).label("score")).where(
-            vector.op("@@")(query), text(t.LIVE_TEXT)
-        )
-        return found if partition is None else found.where(t.cubes.c.partition == partition)
+        found = (vector.op("@@")(query), text(t.LIVE_TEXT), within.where)
+        few = conn.execute(select(c.id, c.text).where(*found).limit(LOCAL_TEXTS + 1)).all()
+        if len(few) <= LOCAL_TEXTS:
+            scores = bm25(words, [row.text for row in few], total=within.size(conn))
+            ranked = sorted(zip((row.id for row in few), scores, strict=True), key=lambda x: (-x[1], x[0]))
+            return ranked[:limit]
+        score = func.ts_rank(vector, query).label("score")
+        best = select(c.id, score).where(*found).order_by(score.desc(), c.id).limit(limit)
+        return [(row.id, float(row.score)) for row in conn.execute(best)]
+
+    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
+        """See `Database.among`."""
+        return column == func.any(bindparam(None, list(values), type_=postgresql.ARRAY(String)))
 
     def scrub(self) -> None:
         """See `Database.scrub`. The server's autovacuum does it in its own time."""

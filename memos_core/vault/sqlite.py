@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,18 @@ from sqlalchemy import (
     Connection,
     Engine,
     QueuePool,
-    Select,
-    column,
     create_engine,
     event,
-    literal_column,
-    text,
+    select,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DBAPIError
-from sqlalchemy.sql import select, table
 
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
-from memos_core.vault.database import POOL_S, Database, Location
+from memos_core.vault.database import POOL_S, Database, Location, TextScope
+from memos_core.vault.fulltext import each, lexical
 from memos_core.vault.migrate import upgrade
 
 _BUSY_MS = 60_000
@@ -45,6 +43,12 @@ class SQLite(Database):
         if location.file is not None:
             try:
                 location.file.parent.mkdir(parents=True, exist_ok=True)
+                log = location.file.with_name(location.file.name + "-wal")
+                if _is_empty(location.file) and log.exists() and not _is_empty(log):
+                    raise VaultError(  # SQLite would throw away what is left
+                        f"the vault {location.file} is damaged: the file is empty, but its log {log.name} is not; "
+                        "restore a backup"
+                    )
                 if not location.file.exists():  # what people told an agent is theirs to read
                     location.file.touch(mode=0o600)
             except OSError as err:
@@ -101,19 +105,15 @@ class SQLite(Database):
             with conn.begin():
                 yield conn
 
-    def lexical(self, words: Sequence[str], partition: str | None) -> Select[Any]:
-        """See `Database.lexical`. BM25; inside a partition FTS5 skips what is not in it."""
-        match = "text : (" + " OR ".join('"' + w.replace('"', '""') + '"' for w in words) + ")"
-        if partition is not None:
-            match = f"partition : {partition} AND {match}"
-        fts = table("cube_fts", column("rowid"))
-        # The second weight is the partition's: it says nothing about relevance.
-        score: ColumnElement[float] = literal_column("-bm25(cube_fts, 1.0, 0.0)").label("score")
-        return (
-            select(fts.c.rowid.label("seq"), score)
-            .select_from(fts)
-            .where(text("cube_fts MATCH :fts_match").bindparams(fts_match=match))
-        )
+    def lexical(
+        self, conn: Connection, words: Sequence[str], within: TextScope, limit: int
+    ) -> list[tuple[str, float]]:
+        """See `Database.lexical`."""
+        return lexical(conn, words, within, limit)
+
+    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
+        """See `Database.among`. As a list SQLite would rather go through all of a user's cubes."""
+        return column.in_(select(each(values).c.value))
 
     def scrub(self) -> None:
         """See `Database.scrub`: the text index keeps deleted words until its segments are merged, the
@@ -186,6 +186,10 @@ class SQLite(Database):
         return f"{kind}: {said}"
 
 
+def _is_empty(file: Path) -> bool:
+    return file.exists() and file.stat().st_size == 0
+
+
 def create(conn: Connection) -> None:
     """Make the newest schema in an empty SQLite database."""
     t.metadata.create_all(conn)
@@ -219,6 +223,8 @@ def _engine(file: Path | None) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(dbapi: Any, _record: Any) -> None:
+        # A damaged text is found by its checksum; that it is no UTF-8 must not spoil the rows beside it.
+        dbapi.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         dbapi.isolation_level = None  # transactions are begun below, explicitly
         cursor = dbapi.cursor()
         if file:

@@ -97,7 +97,7 @@ cubes = Table(
     Column("content_hash", _Chars, nullable=False),  # equal for exact duplicates
     Column("slot", _Chars, nullable=False),  # what only one statement at a time can be true about, or ""
     Column("partition", _Chars, nullable=False),  # one word for (tenant, user), for the text index
-    Column("checksum", _Chars, nullable=False),  # of everything but state and frozen
+    Column("checksum", _Chars, nullable=False),  # of all that changes only with the version
     UniqueConstraint("tenant", "user", "namespace", "key", name="uq_cubes_address"),
     Index("ix_cubes_scope", "tenant", "user", "semantic_type", "id"),
     Index("ix_cubes_expiry", "expires_at"),

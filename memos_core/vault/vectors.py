@@ -170,7 +170,7 @@ class VectorTable:
             rows = select(t.cubes.c.id, t.cubes.c.version).where(
                 t.cubes.c.id.in_(ids), t.cubes.c.id.not_in(queued)
             )
-            conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows))
+            conn.execute(self._db.insert(t.index_queue).from_select(["cube_id", "version"], rows).on_conflict_do_nothing())
             conn.execute(delete(t.vectors).where(stale))
 
     def rebuild(self) -> int:
@@ -183,7 +183,7 @@ class VectorTable:
                 func.trim(t.cubes.c.text) != "",
                 t.cubes.c.state.in_([str(state) for state in LIVE]),
             )
-            return conn.execute(insert(t.index_queue).from_select(["cube_id", "version"], rows)).rowcount
+            return conn.execute(self._db.insert(t.index_queue).from_select(["cube_id", "version"], rows).on_conflict_do_nothing()).rowcount
 
 
 def _matrix(rows: Sequence[Any]) -> tuple[list[str], Matrix]:

@@ -137,7 +137,7 @@ class Writer:
         if cube.version != 1:
             row = to_row(stored, self.at)
         new = self._db.insert(t.cubes).values(**row).on_conflict_do_nothing(index_elements=["id"])
-        if not self.conn.execute(new).rowcount:
+        if self.conn.execute(new.returning(t.cubes.c.seq)).first() is None:
             raise InvalidArgument(
                 f"id {row['id']} belongs to a cube at another address; leave id out to make a new cube"
             )
@@ -162,8 +162,7 @@ class Writer:
                 "id": old.id,
                 "version": old.version + 1,
                 "header": header,
-                # What is written is found: an archived memory comes back to life with its new content.
-                "state": old.state if old.state in LIVE else State.ACTIVATED,
+                "state": state_after_write(old.state),
                 "frozen": False,
                 "key": old.key,
             }
@@ -181,7 +180,6 @@ class Writer:
         self.conn.execute(update(t.cubes).where(t.cubes.c.id == old.id).values(**to_row(new, self.at)))
         self.conn.execute(delete(t.sources).where(t.sources.c.cube_id == new.id))
         self.conn.execute(delete(t.labels).where(t.labels.c.cube_id == new.id))
-        self.conn.execute(delete(t.index_queue).where(t.index_queue.c.cube_id == new.id))
         self._store_sources(new)
         self._store_labels(new)
         self._queue(new)
@@ -308,9 +306,20 @@ class Writer:
 
     def _queue(self, cube: MemCube) -> None:
         if cube.text.strip() and cube.state in LIVE:
-            self.conn.execute(insert(t.index_queue).values(cube_id=cube.id, version=cube.version))
+            self.conn.execute(
+                self._db.upsert(t.index_queue, {"cube_id": cube.id, "version": cube.version})
+            )
         elif cube.version > 1:  # nothing to embed: it is found by its address, not by a search
-            self.conn.execute(delete(t.vectors).where(t.vectors.c.cube_id == cube.id))
+            for table in (t.vectors, t.index_queue):
+                self.conn.execute(delete(table).where(table.c.cube_id == cube.id))
+
+
+def state_after_write(old: State) -> State:
+    """The state of a new version: what is written is found. An archived memory comes back to life with its new
+    content, and at the address of one that was merged away a new life begins."""
+    if old in LIVE:
+        return old
+    return State.ACTIVATED if old is State.ARCHIVED else State.GENERATED
 
 
 def has_expired(cube: MemCube) -> bool:

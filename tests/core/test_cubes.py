@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 from support import bag_of_words
 
 from memos_core import Activation, MemCube, MemOS, Scope, State
 from memos_core.cube import lifecycle
 from memos_core.errors import AccessDenied, InvalidArgument, NotFound, VaultError, VersionConflict
 from memos_core.vault import Actor, CubeFilter
+from memos_core.vault.tables import cubes
 
 ACTOR = Actor("test", "test")
 
@@ -28,7 +30,7 @@ def expire(memos: MemOS, cube: MemCube) -> None:
     """Let a cube's ttl pass without waiting for it."""
     late = (datetime.now(UTC) - timedelta(seconds=1)).timestamp() * 1e6
     with memos.vault.db.write() as conn:
-        conn.exec_driver_sql("UPDATE cubes SET expires_at = ? WHERE id = ?", (int(late), cube.id))
+        conn.execute(update(cubes).where(cubes.c.id == cube.id).values(expires_at=int(late)))
 
 
 # -- life cycle --------------------------------------------------------------------------------------------
@@ -257,11 +259,17 @@ def test_an_expired_cube_is_nowhere_and_its_address_is_free(memos: MemOS) -> Non
     assert [h.cube.text for h in memos.search("pelican")] == ["the new pelican"]
 
 
-def test_an_expired_frozen_cube_does_not_hold_its_address(memos: MemOS) -> None:
-    [old] = memos.put(
-        [memos.cube("old", key="k", ttl=timedelta(hours=1)).model_copy(update={"frozen": True})]
-    )
+def test_the_ttl_of_a_frozen_cube_does_not_pass(memos: MemOS) -> None:
+    old = memos.write("old", key="k", ttl=timedelta(hours=1))
+    memos.freeze(old.id)
     expire(memos, old)
+    memos.turn_finished()
+    assert memos.scheduler.wait_idle()
+    assert memos.read(old.id).frozen
+    with pytest.raises(InvalidArgument, match="frozen"):
+        memos.write("new", key="k")
+    memos.unfreeze(old.id)
+    assert memos.find() == []
     assert memos.write("new", key="k").version == 1
 
 
@@ -283,7 +291,7 @@ def test_what_has_expired_is_deleted_after_a_turn(memos: MemOS) -> None:
     with memos.vault.db.read() as conn:
         assert conn.exec_driver_sql("SELECT id FROM cubes").scalars().all() == [kept.id]
     [last] = memos.scoped(user="b").audit_log(limit=1)
-    assert (last.action, last.principal) == ("delete", "expiry")
+    assert (last.action, last.principal) == ("expire", "lifecycle")
 
 
 # -- deletion ----------------------------------------------------------------------------------------------
@@ -321,7 +329,8 @@ def test_a_read_of_a_deleted_cube_leaves_nothing_behind(memos: MemOS) -> None:
 
 
 def test_deletion_takes_the_kv_record_and_its_file_but_no_other_file(memos: MemOS, tmp_path: Path) -> None:
-    home = tmp_path / "vault" / "kv"
+    assert memos.vault.location.home is not None
+    home = memos.vault.location.home / "kv"
     source = memos.write("a source")
     hex_key, victim = "ab" * 16, tmp_path / "victim.safetensors"
     ours = home / ("cd" * 8) / f"{hex_key}.safetensors"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import run_script
+from support import findings, run_script
 
 from memos_core import MemOS
 from memos_core.errors import InvalidArgument, MemOSError, VaultError, VaultNewer
@@ -74,17 +76,32 @@ def test_a_place_where_nothing_can_be_written() -> None:
     assert "/proc/memos-vault" in one_sentence(err)
 
 
-@pytest.mark.parametrize("url", ["", "  ", "a\x00b", "postgresql://localhost/x", "http://example.org"])
+@pytest.mark.parametrize("url", ["", "  ", "a\x00b", "mysql://localhost/x", "http://example.org"])
 def test_a_url_that_names_no_vault(url: str) -> None:
     with pytest.raises(InvalidArgument) as err:
         MemOS.open(url, embedder=None)
     one_sentence(err)
 
 
+def test_a_server_that_is_not_there() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(VaultError) as err:
+        MemOS.open("postgresql://me:secret@127.0.0.1:1/memory", embedder=None)
+    assert "127.0.0.1" in one_sentence(err)
+    assert "secret" not in str(err.value)
+
+
+def test_a_database_that_is_not_there(postgres_url: str) -> None:
+    before, _, after = postgres_url.partition("memos_test")
+    with pytest.raises(VaultError, match="nowhere") as err:
+        MemOS.open(f"{before}nowhere_memos_test{after}", embedder=None)
+    assert "psycopg" not in one_sentence(err)
+
+
 def test_a_vault_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     with sqlite3.connect(tmp_path / "vault.db") as db:
-        db.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+        db.execute("UPDATE meta SET value = '999' WHERE key = 'schema_version'")
     db.close()
     before = (tmp_path / "vault.db").read_bytes()
     with pytest.raises(VaultNewer, match="upgrade") as err:
@@ -127,7 +144,7 @@ with MemOS.open(":memory:", embedder=None) as warm:  # imports now what the othe
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for path in (new, os.path.join(url, "below")):
     try:
-        MemOS.open(path, embedder=None)
+        MemOS.open(path, embedder=None).close()
     except VaultError as err:
         print("new:", err)
 try:
@@ -135,31 +152,61 @@ try:
     print("read:", len(memos.find()), len(memos.search("fact")))
     memos.prompt([{"role": "user", "content": "fact?"}])
     memos.read(memos.find(limit=1)[0].id)
-    try:
-        memos.write("one more")
-    except VaultError as err:
-        print("write:", err)
+    for change in (lambda: memos.write("one more"), lambda: memos.delete(memos.find(limit=1)[0].id)):
+        try:
+            change()
+        except VaultError as err:
+            print("write:", err)
+    print("read:", len(memos.find()), len(memos.search("fact")))
     memos.close()
 except VaultError as err:
     print("open:", err)
 """
 
+# Leaves the vault as a killed process does: what it wrote last is in the write-ahead log only.
+KILLED = """
+import os, signal, sys
+from memos_core import MemOS
+memos = MemOS.open(sys.argv[1], embedder=None)
+memos.put([memos.cube(f"fact number {i}") for i in range(3)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 @pytest.mark.skipif(not ROOT, reason="needs root, to become another user")
-def test_a_read_only_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o755, 0o666), (0o777, 0o644)])
+def test_a_vault_that_may_only_be_read(tmp_path: Path, folder: int, file: int, killed: bool) -> None:
+    """It is read, or there is one error that says why not; it stays as it is."""
     vault = tmp_path / "v"
-    filled(vault, 3)
-    for folder in (vault, *vault.parents[: len(vault.parents) - 2]):
-        folder.chmod(0o755)
-    before = (vault / "vault.db").read_bytes()
+    if killed:
+        assert run_script(KILLED, vault).returncode == -signal.SIGKILL
+        assert (vault / "vault.db-wal").stat().st_size
+    else:
+        filled(vault, 3)
+    for above in vault.parents[: len(vault.parents) - 2]:
+        above.chmod(0o755)
+    for stored in vault.rglob("*"):
+        stored.chmod(0o755 if stored.is_dir() else 0o644)
+    (vault / "vault.db").chmod(file)
+    vault.chmod(folder)
     done = run_script(READ_ONLY, vault, tmp_path / "new")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[:2]] == ["new", "new"]
-    assert lines[2].startswith(("open:", "read: 3 3")), lines
-    assert all("Traceback" not in line for line in lines)
-    assert len(lines) == (3 if lines[2].startswith("open:") else 4)
-    assert (vault / "vault.db").read_bytes() == before
+    refused = [line for line in lines if line.startswith("new:")]
+    assert len(refused) == (2 if folder == 0o755 else 1)
+    assert str(tmp_path / "new") in refused[0]
+    rest = lines[len(refused) :]
+    if rest[0].startswith("open:"):
+        assert len(rest) == 1
+        assert str(vault) in rest[0]
+    else:
+        assert [line.split(":")[0] for line in rest] == ["read", "write", "write", "read"]
+        assert rest[0] == rest[3] == "read: 3 3"
+        assert "read-only" in rest[1]
+    with MemOS.open(vault, embedder=None) as memos:
+        assert len(memos.find()) == 3
+        assert len(memos.search("fact")) == 3
 
 
 @pytest.fixture
@@ -201,12 +248,80 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path) -> No
         assert [h.cube.id for h in memos.search("fact 3 ", k=1)]
 
 
+# No file may grow past the limit: what a quota does, and a full disk, as any user and on any file system.
+LIMITED = """
+import json, resource, sys
+from memos_core import MemOS
+from memos_core.errors import VaultError
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+acknowledged, errors = [], []
+with MemOS.open(sys.argv[1], user="u", embedder=None) as memos:
+    limit(int(sys.argv[2]))
+    try:
+        for i in range(5_000):
+            acknowledged.append(memos.write(f"fact {i} " + "x" * 2_000).id)
+    except VaultError as err:
+        errors.append(str(err))
+    try:
+        memos.put([memos.cube(f"many {i} " + "y" * 4_000) for i in range(500)])
+    except VaultError as err:
+        errors.append(str(err))
+    listed = [c.id for c in memos.find()]
+    limit(resource.RLIM_INFINITY)
+    after = memos.write("there is room again").id
+print(json.dumps([acknowledged, errors, listed, after]))
+"""
+
+
+@pytest.mark.parametrize("size", [400_000, 5_000_000])
+def test_files_that_may_not_grow(tmp_path: Path, size: int) -> None:
+    done = run_script(LIMITED, tmp_path / "v", size)
+    assert done.returncode == 0, done.stderr
+    acknowledged, errors, listed, after = json.loads(done.stdout)
+    assert len(errors) == 2
+    for error in errors:
+        assert "\n" not in error
+        assert "disk" in error
+    assert acknowledged
+    assert listed == acknowledged
+    with MemOS.open(tmp_path / "v", user="u", embedder=None) as memos:
+        assert [c.id for c in memos.find()] == [*acknowledged, after]
+        assert {h.cube.id for h in memos.search("fact", k=5_000)} == set(acknowledged)
+        assert memos.search("many", k=1) == []
+        assert findings(memos) == []
+
+
+def test_an_empty_file_is_a_new_vault(tmp_path: Path) -> None:
+    """It is what a process leaves that is killed while it makes one."""
+    (tmp_path / "v.db").touch()
+    with MemOS.open(tmp_path / "v.db", embedder=None) as memos:
+        assert memos.find() == []
+        memos.write("a fact")
+    with MemOS.open(tmp_path / "v.db", embedder=None) as memos:
+        assert [c.text for c in memos.find()] == ["a fact"]
+
+
+def test_a_vault_that_became_an_empty_file_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    """The write-ahead log beside it is what is left; SQLite would throw that away."""
+    vault = tmp_path / "v"
+    assert run_script(KILLED, vault).returncode == -signal.SIGKILL
+    os.truncate(vault / "vault.db", 0)
+    left = (vault / "vault.db-wal").read_bytes()
+    with pytest.raises(VaultError) as err:
+        MemOS.open(vault, embedder=None)
+    assert "vault.db" in one_sentence(err)
+    assert (vault / "vault.db-wal").read_bytes() == left
+
+
 def test_a_transaction_that_another_process_holds_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memos_core.vault import connect
+    from memos_core.vault import sqlite
 
-    monkeypatch.setattr(connect, "_BUSY_MS", 50)
+    monkeypatch.setattr(sqlite, "_BUSY_MS", 50)
     with MemOS.open(tmp_path, embedder=None) as memos:
         memos.write("a fact")
         assert memos.scheduler.wait_idle()

@@ -1,0 +1,299 @@
+"""Erasure, the part that is SQL: what belongs to a scope, what it says, and what is still there afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, LargeBinary, String, Table, and_, delete, false, select
+
+from memos_core.cube import MemCube, Scope, new_id
+from memos_core.vault import tables as t
+from memos_core.vault.database import Database
+from memos_core.vault.rows import CubeFilter
+from memos_core.vault.writer import Writer, chunks
+
+UNFINISHED = "erasing"  # in `meta`: an erasure was committed, and the files are not yet rewritten without it
+_PAGE = 500
+_BUFFER = 1 << 22
+_KEPT = {"audit", "tombstones"}  # name what is gone, without its content
+_SYSTEM = {"meta", "audit_heads", "audit", "tombstones"}
+
+THREAD_TABLES = (t.checkpoints, t.checkpoint_blobs, t.checkpoint_writes)
+
+Said = tuple[str, str, str | bytes]  # (cube id or "", what it is, content)
+Thread = tuple[str, str]  # (tenant of the lane, thread id)
+
+
+@dataclass
+class Erased:
+    """What one erasure removed.
+
+    Args:
+        cubes: with all that was derived from them. threads: (lane's tenant, thread id).
+        said: the content of all of it, if it was asked for.
+    """
+
+    cubes: list[MemCube]
+    threads: list[Thread]
+    said: list[Said]
+
+
+def erase(writer: Writer, db: Database, ids: Sequence[str], scope: Scope | None, *, content: bool) -> Erased:
+    """Remove cubes and everything derived from them; of a whole scope also threads, plans, grants and memberships.
+
+    Args:
+        ids: of the cubes. scope: the scope they are all of, or None: only these cubes.
+        content: also return what was removed, so that it can be looked for.
+    """
+    conn = writer.conn
+    every = writer._with_derived(list(dict.fromkeys(ids)), plaintext_too=True)
+    owners = {(scope.tenant, scope.user or "")} if scope else set()
+    writer.audit.lock(owners | _owners(conn, every))
+    every = writer._with_derived(every, plaintext_too=True)  # what was added while we waited
+    threads = threads_of(conn, scope) if scope else []
+    said: list[Said] = []
+    if content:
+        said += _said(conn, every)
+        said += _said_in_threads(conn, threads)
+        said += [("", "plan", text) for text in _plans_of(conn, scope)] if scope else []
+    gone = writer.delete(every, "erase")
+    if scope:
+        _erase_threads(conn, threads)
+        _erase_plans(conn, scope)
+        if scope.agent is None and scope.session is None and scope.user is not None:
+            _erase_person(conn, scope.tenant, scope.user)
+        detail = f"everything of {scope}: {len(gone)} cubes, {len(threads)} threads"
+        writer.audit.note("erase", (scope.tenant, scope.user or ""), detail=detail)
+    if gone or threads or scope:
+        conn.execute(db.upsert(t.meta, {"key": UNFINISHED, "value": new_id()}))
+    return Erased(gone, threads, said)
+
+
+def reach(conn: Connection, which: CubeFilter) -> list[str]:
+    """The ids of all cubes that match."""
+    return list(conn.execute(select(t.cubes.c.id).where(which.where()).order_by(t.cubes.c.id)).scalars())
+
+
+def _owners(conn: Connection, ids: Iterable[str]) -> set[tuple[str, str]]:
+    c = t.cubes.c
+    return {
+        (row.tenant, row.user)
+        for chunk in chunks(ids)
+        for row in conn.execute(select(c.tenant, c.user).where(c.id.in_(chunk)))
+    }
+
+
+# -- what it says --------------------------------------------------------------------------------------------
+
+
+def _said(conn: Connection, ids: Sequence[str]) -> Iterator[Said]:
+    for chunk in chunks(ids):
+        for row in conn.execute(select(t.cubes).where(t.cubes.c.id.in_(chunk))).mappings():
+            yield from _in_row(row, "")
+        kept = select(t.versions.c.cube).where(t.versions.c.cube_id.in_(chunk))
+        for stored in conn.execute(kept).scalars():
+            try:
+                yield from _in_row(json.loads(stored), " of an earlier version")
+            except (ValueError, KeyError, TypeError):  # damaged: as it lies there
+                yield "", "earlier version", stored
+        v = t.vectors.c
+        for row in conn.execute(select(v.cube_id, v.vector).where(v.cube_id.in_(chunk))).mappings():
+            yield row["cube_id"], "vector", row["vector"].astype("<f4").tobytes()
+
+
+def _in_row(row: Any, when: str) -> Iterator[Said]:
+    id_ = row["id"]
+    yield id_, f"text{when}", row["text"]
+    if row["key"] != id_:
+        yield id_, f"key{when}", row["key"]
+    for what, stored in (("data", row["payload"]), ("tags", row["header"])):
+        try:
+            found = json.loads(stored)
+            part = {k: found.get(k) for k in ("data", "slot")} if what == "data" else found.get("tags")
+        except (ValueError, AttributeError):
+            part = stored
+        for text in strings(part):
+            yield id_, f"{what}{when}", text
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+def _said_in_threads(conn: Connection, threads: Sequence[Thread]) -> Iterator[Said]:
+    for thread in threads:
+        for table in THREAD_TABLES:
+            rows = select(table).where(table.c.tenant == thread[0], table.c.thread_id == thread[1])
+            for row in conn.execute(rows).mappings():
+                for name in ("checkpoint", "value"):
+                    if name in row:
+                        yield "", f"checkpoint of thread {thread[1]}", bytes(row[name])
+                if "metadata" in row:
+                    yield "", f"checkpoint of thread {thread[1]}", row["metadata"]
+
+
+def _plans_of(conn: Connection, scope: Scope) -> Iterator[str]:
+    return iter(conn.execute(select(t.plans.c.system).where(_plans(scope))).scalars().all())
+
+
+# -- what goes with a scope ----------------------------------------------------------------------------------
+
+
+def threads_of(conn: Connection, scope: Scope) -> list[Thread]:
+    """The LangGraph threads of a scope: of its session, or of its user where it has neither session nor agent.
+
+    A saver over a user's view has a lane of its own. In the operator's lane a thread is a user's if one of its
+    checkpoints was made with that `user_id`; those that name nobody belong to no user.
+    """
+    if scope.agent is not None and scope.session is None:
+        return []  # a thread belongs to no single agent
+    found: set[Thread] = set()
+    if scope.user is not None:
+        lane = f"{scope.tenant}{t.SEP}{scope.user}"
+        found |= {(lane, id_) for id_ in _thread_ids(conn, lane, scope.session)}
+    named = _named_users(conn, scope.tenant, scope.session)
+    if scope.user is not None:
+        found |= {(scope.tenant, id_) for id_, users in named.items() if scope.user in users}
+    else:
+        every = _thread_ids(conn, scope.tenant, scope.session)
+        found |= {(scope.tenant, id_) for id_ in every if not named.get(id_)}
+    return sorted(found)
+
+
+def _thread_ids(conn: Connection, lane: str, session: str | None) -> set[str]:
+    found: set[str] = set()
+    for table in THREAD_TABLES:
+        query = select(table.c.thread_id).where(table.c.tenant == lane).distinct()
+        if session is not None:
+            query = query.where(table.c.thread_id == session)
+        found.update(conn.execute(query).scalars())
+    return found
+
+
+def _named_users(conn: Connection, lane: str, session: str | None) -> dict[str, set[str]]:
+    """For each thread of a lane, the users that its checkpoints' metadata names."""
+    c = t.checkpoints.c
+    query = select(c.thread_id, c.metadata).where(c.tenant == lane, c.metadata.contains("user_id"))
+    if session is not None:
+        query = query.where(c.thread_id == session)
+    found: dict[str, set[str]] = {}
+    for row in conn.execution_options(yield_per=_PAGE).execute(query):
+        try:
+            user = json.loads(row.metadata).get("user_id")
+        except (ValueError, AttributeError):  # damaged: it names nobody
+            continue
+        if isinstance(user, str) and user:
+            found.setdefault(row.thread_id, set()).add(user)
+    return found
+
+
+def _plans(scope: Scope) -> Any:
+    p = t.plans.c
+    if scope.session is not None:
+        return false()  # a plan stands for every session of an agent
+    owned = and_(p.tenant == scope.tenant, p.user == (scope.user or ""))
+    return owned if scope.agent is None else and_(owned, p.agent == scope.agent)
+
+
+def _erase_plans(conn: Connection, scope: Scope) -> None:
+    s = t.session_plans.c
+    held = [s.tenant == scope.tenant, s.user == (scope.user or "")]
+    held += [s[p] == getattr(scope, p) for p in ("agent", "session") if getattr(scope, p) is not None]
+    conn.execute(delete(t.session_plans).where(*held))
+    conn.execute(delete(t.plans).where(_plans(scope)))
+
+
+def _erase_threads(conn: Connection, threads: Sequence[Thread]) -> None:
+    for tenant, thread in threads:
+        for table in THREAD_TABLES:
+            conn.execute(delete(table).where(table.c.tenant == tenant, table.c.thread_id == thread))
+
+
+def _erase_person(conn: Connection, tenant: str, user: str) -> None:
+    g, m = t.grants.c, t.members.c
+    conn.execute(delete(t.grants).where(g.tenant == tenant, g.kind == "user", g.name == user))
+    conn.execute(delete(t.members).where(m.tenant == tenant, m.user == user))
+
+
+# -- what is still there -------------------------------------------------------------------------------------
+
+
+def leftovers(conn: Connection, ids: Sequence[str], threads: Sequence[Thread]) -> list[tuple[str, str]]:
+    """Rows that still name what was erased, the log and the tombstones aside, as (table, cube id or thread)."""
+    found: list[tuple[str, str]] = []
+    for table in t.metadata.sorted_tables:
+        if table.name in _KEPT:
+            continue
+        names = [table.c[n] for n in ("cube_id", "source_id") if n in table.c]
+        names += [table.c.id] if table is t.cubes else []
+        for column in names:
+            # What was derived in another transaction meanwhile still says so; its source is gone.
+            for chunk in chunks(ids):
+                rows = conn.execute(select(column).where(column.in_(chunk)).distinct()).scalars()
+                found += [(table.name, id_) for id_ in rows]
+    for table in THREAD_TABLES:
+        for tenant, thread in threads:
+            here = (table.c.tenant == tenant, table.c.thread_id == thread)
+            if conn.execute(select(table.c.thread_id).where(*here).limit(1)).first() is not None:
+                found.append((table.name, thread))
+    return found
+
+
+def remaining(conn: Connection) -> Iterator[tuple[str, bytes]]:
+    """All texts and bytes that the database holds for good, in large pieces, each with the name of its table."""
+    for table in t.metadata.sorted_tables:
+        columns = [c for c in table.c if isinstance(c.type, String | LargeBinary | t.Vector)]
+        buffer: list[bytes] = []
+        size = 0
+        for row in conn.execution_options(yield_per=_PAGE).execute(select(*columns)):
+            for value in row:
+                if value is not None:
+                    buffer.append(_raw(value))
+                    size += len(buffer[-1])
+            if size >= _BUFFER:
+                yield table.name, b"\0".join(buffer)
+                buffer, size = [], 0
+        if buffer:
+            yield table.name, b"\0".join(buffer)
+    if conn.dialect.name == "sqlite":
+        schema = conn.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").scalars()
+        yield "sqlite_master", "\0".join(schema).encode()
+
+
+def _raw(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode(errors="replace")
+    return bytes(value) if isinstance(value, bytes | memoryview) else bytes(value.astype("<f4").tobytes())
+
+
+def holds_nothing(conn: Connection) -> bool:
+    """Whether a vault is as new: nothing but its own settings."""
+    for table in t.metadata.sorted_tables:
+        if table.name not in _SYSTEM and _any(conn, table):
+            return False
+    return True
+
+
+def _any(conn: Connection, table: Table) -> bool:
+    return conn.execute(select(*table.primary_key).limit(1)).first() is not None
+
+
+def existing(conn: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of `ids` that are cubes."""
+    return {
+        id_
+        for chunk in chunks(ids)
+        for id_ in conn.execute(select(t.cubes.c.id).where(t.cubes.c.id.in_(chunk))).scalars()
+    }
