@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         State,
     )
     from memos_core.errors import MemOSError
+    from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy, Step
     from memos_core.memos import MemOS, Prompt
     from memos_core.retrieval import Hit
 
@@ -30,8 +31,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
+    "DecayPolicy",
+    "DuplicatePolicy",
     "Fact",
     "Hit",
+    "LifecyclePolicy",
     "MemCube",
     "MemOS",
     "MemOSError",
@@ -43,10 +47,17 @@ __all__ = [
     "Prompt",
     "Scope",
     "State",
+    "Step",
     "__version__",
 ]
 
-_HOME = {"MemOS": "memos", "Prompt": "memos", "Hit": "retrieval", "MemOSError": "errors"}
+_HOME = {
+    "MemOS": "memos",
+    "Prompt": "memos",
+    "Hit": "retrieval",
+    "MemOSError": "errors",
+    **dict.fromkeys(("DecayPolicy", "DuplicatePolicy", "LifecyclePolicy", "Step"), "governance"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`memos …`: look at a vault, and the quickstart."""
+"""`memos …`: look at a vault, and the quickstart. What changes a vault is in `cli_manage`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import click
 from click.core import ParameterSource
 
 from memos_core import __version__
-from memos_core.cube import ANY_USER, MemCube
-from memos_core.errors import InvalidArgument, KVError, KVMismatch, MemOSError, NotFound, VaultError
-from memos_core.memos import DEFAULT_VAULT, ENV_VAULT, MemOS
+from memos_core.cli_common import by_id, date, existing_home, opened
+from memos_core.cli_manage import COMMANDS
+from memos_core.cube import ANY_USER, LIVE, MemCube, State
+from memos_core.errors import KVError, KVMismatch, MemOSError
+from memos_core.memos import DEFAULT_VAULT, ENV_VAULT
 from memos_core.render import console, cube_table, cube_type, size, summary, table
-from memos_core.vault import locate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,32 +29,54 @@ from memos_core.vault import locate
     envvar=ENV_VAULT,
     default=DEFAULT_VAULT,
     show_default=True,
-    help="Folder or .db file of the vault.",
+    help="Folder or .db file of the vault, or postgresql://USER@HOST/DATABASE.",
 )
 @click.option("--tenant", default="default", show_default=True, help="Whose memories: the tenant.")
 @click.pass_context
 def cli(context: click.Context, vault: str, tenant: str) -> None:
-    """Memory for AI agents: look at what a vault holds."""
+    """Memory for AI agents: look at what a vault holds, and govern it."""
     context.obj = {"vault": vault, "tenant": tenant}
 
 
 @cli.command()
 @click.option("--user", default=ANY_USER, help="Only this user's memories.")
 @click.option("--type", "type_", help="Only this type: fact, preference, message, kv, …")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([*map(str, State), "all"]),
+    help="Only in this state; may be repeated.  [default: generated and activated]",
+)
+@click.option("--as-of", type=date, help="The vault as it was at this date or moment.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_context
-def ls(context: click.Context, user: str, type_: str | None, limit: int, as_json: bool) -> None:
+def ls(
+    context: click.Context,
+    user: str,
+    type_: str | None,
+    states: tuple[str, ...],
+    as_of: datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List memories, newest first. Messages and KV records are shown when --type names them."""
-    with _open(context, user) as memos:
+    with opened(context, user) as memos:
         chosen: dict[str, Any] = {"types": [type_]} if type_ else {"not_types": ("message", "kv")}
-        cubes = memos.find(order="-created", limit=limit, **chosen)
+        chosen["states"] = None if "all" in states else [State(s) for s in states] or LIVE
+        if as_of is None:
+            cubes = memos.find(order="-created", limit=limit, **chosen)
+        else:
+            cubes = memos.find(as_of=as_of, **chosen)[::-1][:limit]
         if as_json:
             for cube in cubes:
                 click.echo(cube.model_dump_json())
             return
         counts = ", ".join(f"{n:,} {name}" for name, n in memos.type_counts().items())
-        console().print(cube_table(cubes, f"{len(cubes):,} shown; the vault holds {counts or 'nothing yet'}"))
+        then = f" as of {as_of:%Y-%m-%d %H:%M}" if as_of else ""
+        shown = f"{len(cubes):,} shown{then}; the vault holds {counts or 'nothing yet'}"
+        console().print(cube_table(cubes, shown))
 
 
 @cli.command()
@@ -62,8 +85,8 @@ def ls(context: click.Context, user: str, type_: str | None, limit: int, as_json
 @click.pass_context
 def show(context: click.Context, id: str, as_json: bool) -> None:
     """Show one memory, whole: payload, header, versions, audit log. ID may be the end of one, as `ls` shows it."""
-    with _open(context, ANY_USER) as memos:
-        cube = _by_id(memos, id)
+    with opened(context) as memos:
+        cube = by_id(memos, id)
         if as_json:
             click.echo(cube.model_dump_json(indent=2))
             return
@@ -93,12 +116,13 @@ def show(context: click.Context, id: str, as_json: bool) -> None:
 @click.argument("query")
 @click.option("--user", default=ANY_USER, help="Only this user's memories.")
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="How many at most.")
+@click.option("--as-of", type=date, help="Search the vault as it was at this date or moment.")
 @click.pass_context
-def search(context: click.Context, query: str, user: str, k: int) -> None:
+def search(context: click.Context, query: str, user: str, k: int, as_of: datetime | None) -> None:
     """Find memories by meaning and by words, best first."""
-    with _open(context, user, embedder="auto") as memos:
+    with opened(context, user, embedder="auto") as memos:
         found = table("", "score", "cosine", "id", "type", "whose", "text", right=["score", "cosine"])
-        for hit in memos.search(query, k=k):
+        for hit in memos.search(query, k=k, as_of=as_of):
             cosine = "" if hit.similarity is None else f"{hit.similarity:.2f}"
             cube = hit.cube
             found.add_row(
@@ -125,7 +149,7 @@ def kv(context: click.Context, file: Path | None, model: str | None) -> None:
     if file is not None:
         _check_kv(file, model)
         return
-    location = _existing(context)
+    location = existing_home(context)
     found = table(
         "", "file", "tokens", "size", "from memories", "model", right=["tokens", "size", "from memories"]
     )
@@ -192,37 +216,6 @@ def _check_kv(file: Path, model: str | None) -> None:
     click.echo(f"{file}: {about.n_tokens:,} tokens of model {about.model[:16]}, checksum right")
 
 
-def _existing(context: click.Context) -> Path:
-    """The home of the vault that a command is to look at; looking must not make one."""
-    location = locate(context.obj["vault"])
-    try:
-        there = location.file is not None and location.file.exists()
-    except OSError as err:
-        raise VaultError(f"the vault {location.label} cannot be looked at: {err.strerror or err}") from None
-    if not there:
-        raise VaultError(f"there is no vault at {location.label}; name one with --vault or {ENV_VAULT}")
-    assert location.home is not None
-    return location.home
-
-
-@contextmanager
-def _open(context: click.Context, user: str, embedder: str | None = None) -> Iterator[MemOS]:
-    _existing(context)
-    with MemOS.open(
-        context.obj["vault"], tenant=context.obj["tenant"], user=user, embedder=embedder
-    ) as memos:
-        yield memos
-
-
-def _by_id(memos: MemOS, part: str) -> MemCube:
-    found = memos.ids_ending(part)
-    if not found:
-        raise NotFound(f"id: no cube has an id that is or ends with {part!r}; `memos ls` lists them")
-    if len(found) > 1:
-        raise InvalidArgument(f"id: {len(found)} cubes have an id that ends with {part!r}; give more of it")
-    return memos.read(found[0])
-
-
 def _details(cube: MemCube) -> Iterator[tuple[str, str]]:
     """Fields of a cube that are set, as lines of text."""
     d, g, b = cube.header.descriptive, cube.header.governance, cube.header.behaviour
@@ -242,6 +235,10 @@ def _details(cube: MemCube) -> Iterator[tuple[str, str]]:
         else "0",
     }
     return ((name, value) for name, value in fields.items() if value)
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memos_core.cube import MemCube
-from memos_core.errors import InvalidArgument, VaultError
+from memos_core.cube import MemCube, Scope
+from memos_core.errors import InvalidArgument, KVError, MemOSError, VaultError
 from memos_core.governance import DuplicatePolicy, LifecyclePolicy
 from memos_core.lifecycle import MemLifecycle
 from memos_core.reader import MemReader
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from memos_core.activation import ActivationEngine
 
 log = logging.getLogger("memos_core")
+
+_OVERLAP = 2_000  # deletions that are looked at again
+_TRY_AGAIN_S = 60.0
 
 
 class Core:
@@ -53,6 +57,22 @@ class Core:
         self.engine: ActivationEngine | None = None
         self.closed = False
         self._lock = threading.Lock()
+        self._following = threading.Lock()
+        self._finishing = threading.Lock()
+        self._followed: int | None = None  # the newest deletion that was seen
+        self._seen: set[int] = set()
+        self._erased: set[str] = set()  # here, so not to be followed
+        self._next_try = 0.0
+        self._take_up_erasure()
+
+    def _take_up_erasure(self) -> None:
+        """Finish what a process that died has begun."""
+        try:
+            if self.vault.erasing:
+                self.drop_orphaned_kv()
+                self.finish_erasure()
+        except MemOSError as err:
+            log.warning("an interrupted erasure is finished later: %s", err)
 
     @property
     def kv_dir(self) -> Path | None:
@@ -80,6 +100,10 @@ class Core:
                     self.engine = ActivationEngine(self.model, kv_dir=self.kv_dir)
                 else:
                     self.engine = ActivationEngine.open(self.model, kv_dir=self.kv_dir)
+                try:
+                    self.follow_deletions()
+                except MemOSError as err:
+                    log.warning("KV caches of deleted memories are dropped later: %s", err)
                 self.scheduler.attach(self.engine)
             return self.engine
 
@@ -103,22 +127,110 @@ class Core:
 
     def forget_kv(self, cubes: Sequence[MemCube]) -> None:
         """Drop KV caches made from cubes, in memory and on disk: they are gone, or not everybody's any more."""
-        ids = [c.id for c in cubes]
+        self._drop_kv([c.id for c in cubes], [c.scope for c in cubes])
+
+    def _drop_kv(self, ids: Sequence[str], owners: Sequence[Scope], keys: Sequence[str] = ()) -> None:
         if self.engine is not None and ids:
             from memos_core.activation import salt_for
 
             # A user's conversations may hold the words too, and their KV names no cube: it is made again.
-            self.engine.store.drop(cube_ids=ids, salts={salt_for(c.scope) for c in cubes})
-        elif self.kv_dir is not None and ids:
+            self.engine.store.drop(keys=keys, cube_ids=ids, salts={salt_for(s) for s in owners})
+        if self.kv_dir is not None and ids:
             from memos_core.activation import drop_files
 
             drop_files(self.kv_dir, ids)
 
+    def follow_deletions(self) -> None:
+        """Drop what this process derived from cubes that other processes deleted; the first time, also the KV files
+        of cubes that are gone.
+
+        Raises:
+            KVError: a file cannot be deleted. VaultError.
+        """
+        with self._following:
+            first = self._followed is None
+            newest = self.vault.last_deletion()
+            known = max(newest if self._followed is None else self._followed, 0)
+            # On PostgreSQL a lower number may be committed after a higher one.
+            stones = [s for s in self.vault.deletions(max(0, known - _OVERLAP)) if s.seq not in self._seen]
+            if first:
+                self.drop_orphaned_kv()
+            elif stones:
+                self.retriever.forget([s.cube_id for s in stones])
+                self._drop_kv(
+                    [s.cube_id for s in stones],
+                    [s.scope for s in stones],
+                    [s.kv_key for s in stones if s.kv_key],
+                )
+                if any(s.action == "erase" and s.cube_id not in self._erased for s in stones):
+                    self.retriever.reset_index_files()
+            self._erased -= {s.cube_id for s in stones}
+            self._followed = max([newest, *(s.seq for s in stones)])
+            self._seen = {n for n in self._seen | {s.seq for s in stones} if n > self._followed - _OVERLAP}
+
+    def orphaned_kv(self) -> dict[Path, str]:
+        """KV files of this vault that cannot be used or whose cubes are gone, each with the reason."""
+        if self.kv_dir is None:
+            return {}
+        from memos_core.activation import all_files, read_header
+
+        wrong: dict[Path, str] = {}
+        sources: dict[Path, set[str]] = {}
+        for path in all_files(self.kv_dir):
+            try:
+                sources[path] = {id_ for id_, _ in read_header(path).derived_from}
+            except KVError as err:
+                if path.exists():
+                    wrong[path] = str(err)
+        alive = self.vault.existing(sorted({id_ for ids in sources.values() for id_ in ids}))
+        for path, ids in sources.items():
+            if not ids <= alive:
+                wrong[path] = f"{path} was made from {len(ids - alive)} memories that are gone"
+        return wrong
+
+    def drop_orphaned_kv(self) -> None:
+        """Delete the KV files that `orphaned_kv` names.
+
+        Raises:
+            KVError: one cannot be deleted.
+        """
+        wrong = self.orphaned_kv()
+        if wrong:
+            from memos_core.activation.header import delete_file
+
+            for path in wrong:
+                delete_file(path)
+
+    def erased(self, gone: Sequence[MemCube]) -> None:
+        """Like `forget`, of cubes whose every trace is to go."""
+        self._erased.update(c.id for c in gone)
+        self.forget(gone)
+
+    def finish_erasure(self) -> bool:
+        """Rewrite the index's and the vault's files without what was erased.
+
+        Returns:
+            False: somebody goes on reading an older state of the vault. It is tried again between turns, and by
+            `doctor(repair=True)`.
+
+        Raises:
+            VaultError: e.g. the disk is full.
+        """
+        with self._finishing:
+            if not self.vault.erasing:
+                return True  # by another thread, meanwhile
+            self._next_try = time.monotonic() + _TRY_AGAIN_S
+            self.retriever.reset_index_files()
+            return self.vault.compact()
+
     def keep_house(self) -> None:
-        """Between turns: let the life cycle go on, and follow what other processes deleted."""
+        """Between turns: let the life cycle go on, follow what other processes deleted, and finish an erasure."""
+        self.follow_deletions()
         gone = self.lifecycle.sweep()
         if gone:
             self.forget(gone)
+        if time.monotonic() >= self._next_try and self.vault.erasing:
+            self.finish_erasure()
 
     def close(self) -> None:
         """Stop the scheduler and close what is open. Safe to call twice."""

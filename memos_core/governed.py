@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import get_args
 
-from memos_core.cube import LIVE, State
+from memos_core.cube import ANY_USER, LIVE, State
+from memos_core.doctor import Report, examine
+from memos_core.erasure import Erasure, Trace, erase_cubes, trace
 from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.vault import AuditRecord, LogQuery, Right, Writer
+from memos_core.vault.copies import back_up
 from memos_core.view import View, distinct_ids
 
 RIGHTS: tuple[Right, ...] = get_args(Right)
@@ -177,6 +182,103 @@ class Governed(View):
     def verify_audit_log(self) -> list[str]:
         """What was changed in this scope's audit log after it was written, in sentences; [] if nothing."""
         return self._core.vault.verify_log(self._scope)
+
+    # -- erasure -------------------------------------------------------------------------------------------
+
+    def erase(self, ids: str | Sequence[str] | None = None, *, verify: bool = True) -> Erasure:
+        """Forget for good: text, versions, vectors, index entries, KV caches, and everything that was derived from it,
+        memories included. The files are rewritten without it; what remains is a tombstone without content, and the log
+        of who did what to which id. Backups that were made before still have it.
+
+        Args:
+            ids: these cubes. None: everything of this view's scope, in every state, with its plans and LangGraph
+                threads: those of its session, or of a view without session and agent all of its user's (a thread in
+                the operator's lane is that of the `user_id` it was run with). Of a whole user also the grants and
+                memberships. A view without a user means the memory that belongs to no user.
+            verify: search the files for all that was erased.
+
+        Returns:
+            What went, and what is left of it; see `Erasure`.
+
+        Raises:
+            NotFound: one of `ids` is not in this scope; nothing is erased. InvalidArgument: the scope is every user's.
+            AccessDenied: it was only granted to this user, or the principal's clearance hides what would have to go.
+        """
+        self._sees_all("erase")
+        if ids is None and self._scope.user == ANY_USER:
+            raise InvalidArgument(
+                "user='*' is every user; erase one user at a time, through a view of that user"
+            )
+        if ids is None:
+            return erase_cubes(self._core, self._actor, [], self._everything(), verify=verify)
+        return erase_cubes(self._core, self._actor, self._owned(ids), None, verify=verify)
+
+    def _owned(self, ids: str | Sequence[str]) -> list[str]:
+        wanted = distinct_ids(ids)
+        mine = self._core.vault.matching(self._everything(), wanted)
+        for id_ in wanted:
+            if id_ not in mine:
+                if self._core.vault.matching(self._everything(granted="read"), [id_]):
+                    raise AccessDenied(
+                        f"cube {id_!r} may only be read by {self._who}: to erase it needs its owner"
+                    )
+                raise self._missing(id_)
+        return wanted
+
+    def _sees_all(self, what: str) -> None:
+        if self._principal.clearance is not None:
+            raise AccessDenied(
+                f"{what} needs a principal that may read everything there; the clearance of {self._who} is limited"
+            )
+
+    def trace(self, texts: str | Sequence[str]) -> list[Trace]:
+        """Where texts stand, letter by letter: in rows of the vault, and in the bytes of its files and indexes.
+
+        Raises:
+            AccessDenied: the principal is a user. InvalidArgument: a text is too short to tell anything.
+        """
+        self._whole_vault("trace")
+        return trace(self._core, [texts] if isinstance(texts, str) else list(texts))
+
+    # -- the vault as a whole ------------------------------------------------------------------------------
+
+    def doctor(self, repair: bool = False) -> Report:
+        """Check everything that can be checked: the database, checksums of cubes, versions and checkpoints, the audit
+        chains, rows without a cube, indexes against the vault, KV files. Of all tenants and users.
+
+        Args:
+            repair: put right what can be derived again, and remove what nobody refers to. What was damaged is never
+                removed.
+
+        Raises:
+            AccessDenied: the principal is a user.
+        """
+        self._whole_vault("doctor")
+        return examine(self._core, repair=repair)
+
+    def backup(self, dest: str | os.PathLike[str]) -> Path:
+        """Write one consistent state of the vault to a new SQLite vault, while everybody goes on using it. It is
+        checked before it gets its name. What can be derived again (Chroma, KV files) is not in it.
+
+        Args:
+            dest: a new file (`.db`), or a folder, for `vault.db` in it.
+
+        Returns:
+            The file. `MemOS.open` opens it; `memos restore` copies it into another vault.
+
+        Raises:
+            InvalidArgument: the file exists. VaultError: it cannot be written, or the copy is damaged.
+            AccessDenied: the principal is a user.
+        """
+        self._whole_vault("backup")
+        return back_up(self._core.vault.db, dest)
+
+    def _whole_vault(self, what: str) -> None:
+        if self._principal.user is not None:
+            raise AccessDenied(
+                f"{what} is about the whole vault, so it is the operator's; {self._who} is a user"
+            )
+        self._sees_all(what)
 
 
 def _grantee(to: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any, Literal
 
 from memos_core.cube import LIVE, MemCube, Namespace, Origin, State, now
@@ -12,7 +13,7 @@ from memos_core.errors import AccessDenied, InvalidArgument, VersionConflict
 from memos_core.governance import DuplicatePolicy
 from memos_core.reader import MEMORIES
 from memos_core.retrieval import Hit
-from memos_core.settle import settle_contradiction, settle_duplicate
+from memos_core.settle import has_slot, settle_contradiction, settle_duplicate
 from memos_core.vault import Order, Right
 from memos_core.view import View, distinct_ids
 
@@ -120,16 +121,20 @@ class Memory(View):
         near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
         with self._core.vault.writing(self._actor, self._principal.clearance) as writer:
             writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
-            stored = []
-            for cube in cubes:
-                done = False
-                if duplicates and looks:
-                    cube, done = settle_duplicate(writer, cube, duplicates, near.get(cube.id, ()))
-                if not done:
-                    cube = writer.put(
-                        settle_contradiction(writer, cube), expected_version=expected_version, action=action
-                    )
-                stored.append(cube)
+            stored: list[MemCube] = []
+            # What may touch other cubes goes one by one; the rest together.
+            for alone, run in groupby(cubes, key=lambda c: looks or has_slot(c)):
+                if not alone:
+                    stored += writer.put_all(list(run), expected_version=expected_version, action=action)
+                    continue
+                for cube in run:
+                    done = False
+                    if duplicates and looks:
+                        cube, done = settle_duplicate(writer, cube, duplicates, near.get(cube.id, ()))
+                    if not done:
+                        cube = settle_contradiction(writer, cube)
+                        cube = writer.put(cube, expected_version=expected_version, action=action)
+                    stored.append(cube)
         if writer.displaced:
             self._core.forget(writer.displaced)
         self.scheduler.wrote(self._scope, stored)

@@ -360,6 +360,7 @@ class MemOS(Memory, Versions, Governed):
     aat = in_thread(Memory.at)
     afind = in_thread(Memory.find)
     asearch = in_thread(Memory.search)
+    aerase = in_thread(Governed.erase)
     aremember = in_thread(remember)
     aconversation = in_thread(conversation)
     arecall = in_thread(recall)

@@ -14,6 +14,11 @@ from memos_core.reader import slot_of
 from memos_core.vault import Writer
 
 
+def has_slot(cube: MemCube) -> bool:
+    """Whether a cube can contradict another."""
+    return isinstance(cube.payload, Plaintext) and cube.payload.slot is not None
+
+
 def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:
     """Of two statements about the same thing, the older one holds until the newer one begins: its validity is
     closed with a new version. A statement about an earlier time than what is known is closed itself.
@@ -70,7 +75,7 @@ def settle_duplicate(
     Returns:
         The cube, and whether that is all: if not, it is still to be stored.
     """
-    if not policy.covers(cube) or writer.at_address(cube) is not None:
+    if not policy.covers(cube) or writer.is_taken(cube):
         return cube, False
     alike, action = writer.same_content(cube), policy.exact
     if not alike and near:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 # Words that say nothing about the topic; without them BM25's OR query does not drown in questions' grammar.
@@ -21,21 +19,6 @@ def query_words(text: str, limit: int = 64) -> list[str]:
     """The distinct content words of a question, lower-case; all its words where it has no others."""
     words = list(dict.fromkeys(w.lower() for w in _WORD.findall(text)))
     return [w for w in words if w not in _STOP][:limit] or words[:limit]
-
-
-def word_scores(words: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """BM25 of texts that no index holds (k1 1.2, b 0.75, as FTS5), 0.0 where no word occurs."""
-    split = [Counter(w.lower() for w in _WORD.findall(text)) for text in texts]
-    lengths = [sum(counts.values()) for counts in split]
-    mean = sum(lengths) / len(lengths) if lengths else 1.0
-    scores = [0.0] * len(texts)
-    for word in words:
-        holding = sum(word in counts for counts in split)
-        rarity = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-        for i, counts in enumerate(split):
-            if n := counts[word]:
-                scores[i] += rarity * n * 2.2 / (n + 1.2 * (0.25 + 0.75 * lengths[i] / mean))
-    return scores
 
 
 def fuse(

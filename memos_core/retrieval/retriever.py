@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from memos_core.cube import MemCube
+from memos_core.cube import ANY_USER, MemCube
 from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.retrieval.chroma import MAX_BATCH, ChromaIndex, IndexDamaged
+from memos_core.retrieval.ann import AnnIndex
+from memos_core.retrieval.chroma import ChromaIndex, server_of
 from memos_core.retrieval.embedder import Embedder, installed
-from memos_core.retrieval.fusion import fuse, query_words, word_scores
+from memos_core.retrieval.fusion import fuse, query_words
+from memos_core.retrieval.matrix import BUDGET, MatrixCache, Ranking
 from memos_core.vault import CubeFilter, Vault
 from memos_core.vault.vectors import Matrix
+from memos_core.vault.words import bm25
 
 log = logging.getLogger("memos_core.retrieval")
-IndexKind = Literal["auto", "chroma", "exact"]
+IndexKind = str  # "auto", "chroma", "exact", or a Chroma server's URL
 
-# Scopes with at most this many vectors are searched exactly: it is complete, and faster than asking Chroma.
-EXACT_BELOW = 5_000
+# "auto" asks Chroma about scopes of more vectors than this (see `benchmarks.index`), and about those that are
+# larger than the matrices' budget of memory.
+EXACT_BELOW = 1_000_000
 _EMBED_BATCH = 64
 _PAGE = 16  # cubes read at a time
 _POOL = 100  # candidates taken from each side before fusion
+_LOOKED_UP = 2_000  # hits that are looked up one by one; then the vault names all that match
+_NEARBY = 4_000  # what Chroma is asked for at most before the vault's vectors are compared instead
+_KEPT_VECTORS = 8_192  # of texts that no index holds
 
 
 @dataclass(frozen=True)
@@ -44,21 +52,45 @@ class Retriever:
 
     Args:
         vault: the truth. embedder: None for lexical search only.
-        index: "exact" never uses Chroma; "chroma" always feeds it and asks it for every scope; "auto" does
-            both from `EXACT_BELOW` vectors on, where chromadb is installed.
+        index: "exact" compares with every vector of the scope, from a matrix in memory (pgvector on PostgreSQL);
+            "chroma" always feeds Chroma and asks it for every scope, "http://HOST:PORT" a Chroma server; "auto" is
+            "exact", and Chroma for scopes beyond `EXACT_BELOW` or `matrix_bytes`, where chromadb is installed.
+        matrix_bytes: how much memory the matrices may take together.
+
+    Raises:
+        InvalidArgument: another index. MissingExtra: "chroma" or a server without chromadb.
     """
 
-    def __init__(self, vault: Vault, embedder: Embedder | None, *, index: IndexKind = "auto") -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        embedder: Embedder | None,
+        *,
+        index: IndexKind = "auto",
+        matrix_bytes: int = BUDGET,
+    ) -> None:
         if index not in ("auto", "chroma", "exact"):
-            raise InvalidArgument(f"index must be 'auto', 'chroma' or 'exact', got {index!r}")
-        if index == "chroma" and not installed("chromadb"):
+            server_of(index if isinstance(index, str) else repr(index))
+        if index not in ("auto", "exact") and not installed("chromadb"):
             raise missing_extra("chromadb", "chroma")
         self.vault = vault
         self.embedder = embedder
-        self._kind: IndexKind = index if vault.location.home else "exact"
-        self._chroma: ChromaIndex | None = None
-        self._lock = threading.RLock()  # one thread embeds and feeds at a time
+        self._lock = threading.RLock()  # one thread embeds at a time
         self._dims: int | None = None
+        self._asked = False  # whether a search found a scope that "auto" would rather have in Chroma
+        self._kept: OrderedDict[tuple[str, int], Matrix] = OrderedDict()
+        self._kind = index
+        self._ann: AnnIndex | None = None
+        home = vault.location.home
+        server = index not in ("auto", "chroma", "exact")
+        name = embedder.name if embedder is not None else ""
+        self._matrices = MatrixCache(vault.vectors, name, matrix_bytes)
+        if server:
+            self._ann = AnnIndex(vault, name, index, required=True)
+        elif home is not None:
+            self._ann = AnnIndex(vault, name, home / "chroma", required=index != "auto")
+        if embedder is None or self._ann is None:
+            self._kind = "exact"
         if embedder is not None:
             vault.vectors.reset(embedder.name)
 
@@ -76,7 +108,11 @@ class Retriever:
             return 0
         done = 0
         while True:
+            batch = self.vault.vectors.pending(which, _EMBED_BATCH)
+            if not batch:
+                return done
             with self._lock:
+                # Looked at again: another thread may have embedded them while this one waited.
                 batch = self.vault.vectors.pending(which, _EMBED_BATCH)
                 if not batch:
                     return done
@@ -90,73 +126,35 @@ class Retriever:
 
     def feed_index(self, *, should_yield: Callable[[], None] | None = None) -> int:
         """Give Chroma the vectors it does not hold, if this process owns it. Returns how many."""
-        if not self._wants_index():
+        if self._ann is None or self._kind == "exact" or (self._kind == "auto" and not self._asked):
             return 0
-        fed = 0
-        with self._lock:
-            index = self._index()
-            if index is None or self.embedder is None:
-                return 0
-            try:
-                self._reconcile(index)
-                while rows := self.vault.vectors.outside_index(self.embedder.name, MAX_BATCH):
-                    matrix = np.stack([r.vector for r in rows])
-                    index.add([r.id for r in rows], [(r.tenant, r.user) for r in rows], matrix)
-                    self.vault.vectors.mark_indexed([(r.id, r.version) for r in rows])
-                    fed += len(rows)
-                    if should_yield is not None:
-                        should_yield()
-            except IndexDamaged as err:
-                self._start_over(index, err)
-        return fed
+        return self._ann.feed(should_yield)
 
     def forget(self, ids: list[str]) -> None:
-        """Take deleted cubes out of Chroma. (A hit that the vault no longer has is dropped in any case; what
-        another process deleted goes when this one feeds the index next.)"""
+        """Take deleted cubes out of what is kept beside the vault. (A hit that the vault no longer has is dropped in
+        any case.)"""
+        gone = set(ids)
         with self._lock:
-            if self._chroma is not None and self._chroma.owned and ids:
-                try:
-                    self._chroma.remove(ids)
-                except IndexDamaged as err:
-                    self._start_over(self._chroma, err)
+            for key in [key for key in self._kept if key[0] in gone]:
+                del self._kept[key]
+        if self._ann is not None:
+            self._ann.forget(ids)
 
-    def _wants_index(self) -> bool:
-        """Whether there is anything that Chroma would be asked about."""
-        if self._kind == "exact" or self.embedder is None:
-            return False
-        return self._kind == "chroma" or self.vault.vectors.total() > EXACT_BELOW
+    def reset_index_files(self) -> None:
+        """After an erasure: drop the index with all its files, which keep deleted vectors, and what is in memory. It
+        is fed again from the vault.
 
-    def _reconcile(self, index: ChromaIndex) -> None:
-        """Make Chroma hold what the vault says it holds: its files may be lost, or older than the vault."""
-        expected = self.vault.vectors.total(only_in_index=True)
-        held = index.count()
-        if held > expected:
-            ids = index.ids()
-            known = self.vault.vectors.known(ids)
-            index.remove([i for i in ids if i not in known])
-        elif held < expected:
-            self.vault.vectors.reset_index()
-
-    def _start_over(self, index: ChromaIndex, err: Exception) -> None:
-        index.rebuild(err)
-        self.vault.vectors.reset_index()
+        Raises:
+            MemOSError: the folder cannot be removed.
+        """
+        with self._lock:
+            self._kept.clear()
+        self._matrices.clear()
+        if self._ann is not None:
+            self._ann.start_over()
 
     def _index(self) -> ChromaIndex | None:
-        """Chroma, opened at first need; None where it is not wanted, not installed or another process's."""
-        home = self.vault.location.home
-        if self._kind == "exact" or self.embedder is None or home is None:
-            return None
-        with self._lock:
-            if self._chroma is None:
-                try:
-                    self._chroma = ChromaIndex(home / "chroma", self.embedder.name, self.vault.id)
-                except ImportError as err:
-                    if self._kind == "chroma":
-                        raise
-                    log.warning("large scopes are searched exactly: %s", err)
-                    self._kind = "exact"
-                    return None
-            return self._chroma if self._chroma.owned else None
+        return None if self._ann is None or self._kind == "exact" else self._ann.opened()
 
     # -- search --------------------------------------------------------------------------------------------
 
@@ -180,16 +178,21 @@ class Retriever:
         """
         if k < 1:
             raise InvalidArgument(f"k must be 1 or more, got {k}")
+        which = self.vault.narrowed(which)
+        words, vector = query_words(query), self._question(query)
+        if vector is not None:
+            self.apply_pending(which)
         pool = max(_POOL, 4 * k)
         while True:
-            lexical = dict(self.vault.lexical(query_words(query), which, pool))
-            semantic = self._semantic(query, which, pool)
+            lexical = dict(self.vault.lexical(words, which, pool))
+            semantic = self._semantic(vector, which, pool)
             if min_similarity is not None:
                 semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
             ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
             hits: list[Hit] = []
-            size = max(k, _PAGE)
-            for start in range(0, len(ranked), size):  # read cubes in order of rank, and no more than needed
+            # Read cubes in order of rank, and no more than needed.
+            size = k if accept is None else max(k, _PAGE)
+            for start in range(0, len(ranked), size):
                 page = ranked[start : start + size]
                 cubes = self.vault.get(which, [id_ for id_, _ in page])
                 hits += [
@@ -199,94 +202,151 @@ class Retriever:
                 ]
                 if len(hits) >= k:
                     break
-            # Candidates may have been filtered away: look further while there is further to look.
+            # Candidates may have been refused: look further while there is further to look.
             if len(hits) >= k or max(len(lexical), len(semantic)) < pool:
                 return hits[:k]
             pool *= 4
 
-    def _semantic(self, query: str, which: CubeFilter, pool: int) -> dict[str, float]:
+    def _question(self, query: str) -> Matrix | None:
+        """The vector of a question; None where there is nothing to compare."""
         if self.embedder is None or not query.strip():
-            return {}
+            return None
         # A lone surrogate in a question is no reason to find nothing; embedders cannot take one.
         vector = self.embedder.embed_query(query.encode(errors="replace").decode())
         if self._dims != len(vector):  # a model of the same name may have changed since the vault was written
             self.vault.vectors.reset(self.embedder.name, len(vector))
             self._dims = len(vector)
-        self.apply_pending(which)
-        if self._kind == "exact" or (self._kind == "auto" and self.vault.vectors.count(which) <= EXACT_BELOW):
-            return self._exact(which, vector, pool)
-        self.feed_index()
-        with self._lock:
-            index = self._index()
-            if index is None:
-                return self._exact(which, vector, pool)
-            try:
-                found = dict(index.query(vector, which.scope, pool))
-            except IndexDamaged as err:
-                self._start_over(index, err)
-                return self._exact(which, vector, pool)
-        return {**found, **self._exact(which, vector, pool, only_outside_index=True)}
+        return vector
 
-    def _exact(
-        self, which: CubeFilter, vector: Matrix, pool: int, *, only_outside_index: bool = False
-    ) -> dict[str, float]:
-        assert self.embedder is not None
-        if not only_outside_index:
+    def _semantic(self, vector: Matrix | None, which: CubeFilter, pool: int) -> dict[str, float]:
+        """The `pool` cubes nearest to a vector among those that match, with their cosines."""
+        if self.embedder is None or vector is None:
+            return {}
+        if self._kind in ("auto", "exact"):
             served = self.vault.vectors.nearest(which, vector, self.embedder.name, pool)
             if served is not None:
                 return dict(served)
-        ids, matrix = self.vault.vectors.load(
-            which, self.embedder.name, only_outside_index=only_outside_index
-        )
-        return _nearest(ids, matrix, vector, pool)
+            user = None if which.scope.user == ANY_USER else which.scope.user or ""
+            ranking = self._matrices.compare((which.scope.tenant, user), vector)
+            if ranking is not None and (self._kind == "exact" or len(ranking.scores) <= EXACT_BELOW):
+                found = self._matching(ranking, which, pool)
+                if which.granted is not None:  # these lie in the matrices of others
+                    found.update(self._compared(which, vector, pool, granted=True))
+                return _best(found, pool)
+            if self._kind == "exact":
+                return self._compared(which, vector, pool)
+            self._asked = True
+        return self._approximate(vector, which, pool)
+
+    def _matching(self, ranking: Ranking, which: CubeFilter, pool: int) -> dict[str, float]:
+        """The best rows of a matrix that match and are up to date."""
+        found: dict[str, float] = {}
+        looked_up = 0
+        for page in ranking.pages(pool):
+            if looked_up >= _LOOKED_UP:  # few match: let the vault say which
+                return _best(ranking.among(self.vault.vectors.versions(which)), pool)
+            current = self.vault.vectors.versions(which, list(page))
+            for id_, (version, score) in page.items():
+                if current.get(id_) == version and len(found) < pool:
+                    found[id_] = score
+            looked_up += len(page)
+            if len(found) >= pool:
+                break
+        return found
+
+    def _approximate(self, vector: Matrix, which: CubeFilter, pool: int) -> dict[str, float]:
+        """Chroma nominates; the vault's own vectors say how near. What Chroma does not hold is compared too."""
+        assert self.embedder is not None
+        assert self._ann is not None
+        self._ann.feed_soon()
+        size = 2 * pool
+        while size <= max(_NEARBY, 2 * pool):
+            ids = self._ann.query(vector, which.scope, size)
+            if ids is None:
+                break
+            found = self._compared(which, vector, pool, ids=ids)
+            if len(found) >= pool or len(ids) < size:
+                found.update(self._compared(which, vector, pool, outside_index=True))
+                if which.granted is not None:
+                    found.update(self._compared(which, vector, pool, granted=True))
+                return _best(found, pool)
+            size *= 4
+        return self._compared(which, vector, pool)
+
+    def _compared(self, which: CubeFilter, vector: Matrix, pool: int, **part: Any) -> dict[str, float]:
+        """The nearest of the vectors that `VectorTable.scan` gives, without keeping more than a part of them."""
+        assert self.embedder is not None
+        best: dict[str, float] = {}
+        for ids, matrix in self.vault.vectors.scan(which, self.embedder.name, len(vector), **part):
+            scores = matrix @ vector
+            top = np.argpartition(-scores, pool - 1)[:pool] if len(ids) > pool else range(len(ids))
+            best.update((ids[i], float(scores[i])) for i in top)
+            if len(best) > 2 * pool:
+                best = _best(best, pool)
+        return _best(best, pool)
 
     def near(self, text: str, which: CubeFilter, similarity: float, limit: int = 10) -> list[str]:
         """The cubes whose meaning is nearest to a text, of at least this cosine, nearest first, by id."""
-        found = self._semantic(text, which, _POOL)
+        vector = self._question(text)
+        if vector is not None:
+            self.apply_pending(which)
+        found = self._semantic(vector, which, _POOL)
         alike = sorted(((s, i) for i, s in found.items() if s >= similarity), key=lambda x: (-x[0], x[1]))
         return [id_ for _, id_ in alike[:limit]]
 
     def rank(
         self,
         query: str,
-        cubes: Sequence[MemCube],
+        cubes: Iterable[MemCube],
         *,
         k: int = 10,
         min_similarity: float | None = None,
         accept: Callable[[MemCube], bool] | None = None,
     ) -> list[Hit]:
-        """Search in cubes that no index holds: of the past, or archived. Slower: each is compared."""
+        """Search in cubes that no index holds: of the past, or archived. Slower: each is compared, and embedded
+        where the vault has no vector of just this version."""
         if k < 1:
             raise InvalidArgument(f"k must be 1 or more, got {k}")
-        cubes = [c for c in cubes if c.text.strip() and (accept is None or accept(c))]
-        words = word_scores(query_words(query), [c.text for c in cubes])
-        lexical = {c.id: s for c, s in zip(cubes, words, strict=True) if s > 0}
+        by_id = {c.id: c for c in cubes if c.text.strip() and (accept is None or accept(c))}
+        texts = [c.text for c in by_id.values()]
+        words = bm25(query_words(query), texts)
+        lexical = {id_: s for id_, s in zip(by_id, words, strict=True) if s > 0}
         semantic: dict[str, float] = {}
-        if self.embedder is not None and cubes and query.strip():
-            vector = self.embedder.embed_query(query.encode(errors="replace").decode())
-            with self._lock:
-                matrix = self.embedder.embed_documents([c.text for c in cubes])
-            scores = matrix @ vector
-            semantic = {
-                c.id: float(s)
-                for c, s in zip(cubes, scores, strict=True)
-                if min_similarity is None or s >= min_similarity
-            }
-        by_id = {c.id: c for c in cubes}
+        vector = self._question(query) if by_id else None
+        if vector is not None:
+            every = list(by_id.values())
+            for start in range(0, len(every), _EMBED_BATCH * 4):
+                semantic.update(self._compare_texts(every[start : start + _EMBED_BATCH * 4], vector))
+        if min_similarity is not None:
+            semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
         ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
         return [Hit(by_id[i], score, semantic.get(i), lexical.get(i)) for i, score in ranked[:k]]
 
-    def close(self) -> None:
-        """Release Chroma's folder."""
+    def _compare_texts(self, cubes: Sequence[MemCube], vector: Matrix) -> dict[str, float]:
+        assert self.embedder is not None
+        vectors = self.vault.vectors.stored({c.id: c.version for c in cubes}, self.embedder.name, len(vector))
         with self._lock:
-            if self._chroma is not None:
-                self._chroma.close()
-                self._chroma = None
+            for cube in cubes:
+                kept = self._kept.get((cube.id, cube.version))
+                if kept is not None and len(kept) == len(vector):
+                    vectors.setdefault(cube.id, kept)
+            missing = [c for c in cubes if c.id not in vectors]
+            if missing:
+                made = self.embedder.embed_documents([c.text for c in missing])
+                for cube, one in zip(missing, made, strict=True):
+                    vectors[cube.id] = self._kept[cube.id, cube.version] = np.array(one, np.float32)
+                while len(self._kept) > _KEPT_VECTORS:
+                    self._kept.popitem(last=False)
+        return {id_: float(one @ vector) for id_, one in vectors.items()}
+
+    def close(self) -> None:
+        """Stop feeding Chroma and release its folder."""
+        if self._ann is not None:
+            self._ann.close()
+        self._matrices.clear()
 
 
-def _nearest(ids: list[str], matrix: Matrix, vector: Matrix, k: int) -> dict[str, float]:
-    if not ids:
-        return {}
-    scores = matrix @ vector
-    top = np.argpartition(-scores, k - 1)[:k] if len(ids) > k else np.arange(len(ids))
-    return {ids[i]: float(scores[i]) for i in top}
+def _best(scores: dict[str, float], n: int) -> dict[str, float]:
+    if len(scores) <= n:
+        return scores
+    return dict(sorted(scores.items(), key=lambda x: (-x[1], x[0]))[:n])

@@ -24,6 +24,7 @@ KV_NAMESPACE = ("kv",)
 _ACTOR = Actor("scheduler", "scheduler")
 _MAX_CANDIDATES = 512
 _FLUSH_READS = 256
+_INDEX_DELAY = 0.05  # seconds
 
 
 class PrefixEngine(Protocol):
@@ -111,7 +112,9 @@ class MemScheduler:
         self._decisions: deque[Decision] = deque(maxlen=1000)
         self._reads: Counter[str] = Counter()
         self._systems: dict[Scope, str] = {}
-        self._jobs: OrderedDict[tuple[str, Scope | None], Callable[[], None]] = OrderedDict()
+        # When each is due, and what it is; in the order in which they were asked for.
+        self._jobs: OrderedDict[tuple[str, Scope | None], tuple[float, Callable[[], None]]] = OrderedDict()
+        self._hurry = 0  # who waits for all of them: then they are due at once
         self._wake = threading.Condition()
         self._busy = False
         self._stopping = False
@@ -131,7 +134,8 @@ class MemScheduler:
     def wrote(self, scope: Scope, cubes: Sequence[MemCube]) -> None:
         """These cubes were written."""
         if cubes:
-            self._submit("index", None, self._index)
+            # Not at once: a writer that goes on writing would share its disk and its time with the indexing.
+            self._submit("index", None, self._index, delay=_INDEX_DELAY)
 
     def forgot(self, gone: Sequence[MemCube]) -> None:
         """These cubes were deleted: their KV caches go now; who had them resident gets a new plan with the
@@ -195,7 +199,14 @@ class MemScheduler:
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Block until all work is done, for tests and scripts. False if `timeout` seconds were not enough."""
         with self._wake:
-            return self._wake.wait_for(lambda: self._stopping or (not self._jobs and not self._busy), timeout)
+            self._hurry += 1
+            self._wake.notify_all()
+            try:
+                return self._wake.wait_for(
+                    lambda: self._stopping or (not self._jobs and not self._busy), timeout
+                )
+            finally:
+                self._hurry -= 1
 
     def stop(self) -> None:
         """Stop after at most one more chunk of prefill, keeping what was counted. Safe to call twice."""
@@ -211,11 +222,16 @@ class MemScheduler:
         except MemOSError as err:
             log.warning("the last reads were not counted: %s", err)
 
-    def _submit(self, kind: str, scope: Scope | None, job: Callable[[], None]) -> None:
+    def _submit(
+        self, kind: str, scope: Scope | None, job: Callable[[], None], *, delay: float = 0.0
+    ) -> None:
         with self._wake:
             if self._stopping:
                 return
-            self._jobs[(kind, scope)] = job  # a job of the same kind that still waits is replaced
+            due = time.monotonic() + delay
+            waiting = self._jobs.get((kind, scope))
+            # A job of the same kind that still waits is replaced, and is not put off.
+            self._jobs[(kind, scope)] = (min(due, waiting[0]) if waiting else due, job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="memos-scheduler", daemon=True)
                 self._thread.start()
@@ -226,10 +242,13 @@ class MemScheduler:
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
-                self._wake.wait_for(lambda: self._stopping or self._jobs)
-                if self._stopping:
-                    return
-                (kind, scope), job = self._jobs.popitem(last=False)
+                while (next_one := self._due()) is None:
+                    if self._stopping:
+                        return
+                    first = min((due for due, _ in self._jobs.values()), default=None)
+                    self._wake.wait(None if first is None else max(0.0, first - time.monotonic()))
+                kind, scope = next_one
+                _, job = self._jobs.pop(next_one)
                 self._busy = True
             try:
                 job()
@@ -243,6 +262,13 @@ class MemScheduler:
                     log.exception("the scheduler's %s job failed", kind)
                 home = scope or Scope()
                 self._note(Decision(home, "error", f"{kind} failed: {err}"))
+
+    def _due(self) -> tuple[str, Scope | None] | None:
+        """The job to do now, or None."""
+        if self._stopping:
+            return None
+        moment = time.monotonic()
+        return next((key for key, (due, _) in self._jobs.items() if due <= moment or self._hurry), None)
 
     def _checkpoint(self) -> None:
         if self._stopping:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from memos_core.cube import ANY_USER, MemCube, Scope
 from memos_core.errors import InvalidArgument
@@ -118,17 +119,8 @@ class AuditWriter:
     def lock(self, owners: Iterable[Owner]) -> None:
         """Wait until no other transaction writes to these users' memory, and keep others waiting. In one order,
         so that two writers never wait for each other."""
-        h = t.audit_heads
         for tenant, user in sorted(set(owners) - self._heads.keys()):
-            row = {"tenant": tenant, "user": user, "n": 0, "hash": ""}
-            held = (
-                self._db.insert(h)
-                .values(**row)
-                .on_conflict_do_update(index_elements=["tenant", "user"], set_={"n": h.c.n})
-                .returning(h.c.n, h.c.hash)
-            )
-            head = self._conn.execute(held).one()
-            self._heads[tenant, user] = (head.n, head.hash)
+            self._heads[tenant, user] = hold(self._conn, self._db, (tenant, user))
 
     def add(self, action: str, cube: MemCube, detail: str = "") -> None:
         """Note what was done to a cube."""
@@ -158,14 +150,38 @@ class AuditWriter:
         """Store the records, at the end of the transaction."""
         if not self._rows:
             return
-        self._conn.execute(insert(t.audit), self._rows)
-        h = t.audit_heads
-        for tenant, user in sorted({(row["tenant"], row["user"]) for row in self._rows}):
-            n, hash_ = self._heads[tenant, user]
-            self._conn.execute(
-                update(h).where(h.c.tenant == tenant, h.c.user == user).values(n=n, hash=hash_)
-            )
+        self._conn.execute(_ADD, self._rows)
+        changed = sorted({(row["tenant"], row["user"]) for row in self._rows})
+        ends = [
+            {"of_tenant": x[0], "of_user": x[1], "n": self._heads[x][0], "hash": self._heads[x][1]}
+            for x in changed
+        ]
+        self._conn.execute(_END, ends)
         self._rows = []
+
+
+def hold(conn: Connection, db: Database, owner: Owner) -> tuple[int, str]:
+    """Lock a user's memory until the transaction ends, and return the end of its chain: its length and hash."""
+    head = conn.execute(_hold(type(db)), {"tenant": owner[0], "user": owner[1], "n": 0, "hash": ""}).one()
+    return head.n, head.hash
+
+
+@cache
+def _hold(kind: type[Database]) -> Any:
+    """The statement that makes the row of a chain's end if there is none, locks it and reads it."""
+    h = t.audit_heads
+    new = kind.insert(h).values({name: bindparam(name) for name in h.c.keys()})  # noqa: SIM118
+    same = new.on_conflict_do_update(index_elements=["tenant", "user"], set_={"n": h.c.n})
+    return same.returning(h.c.n, h.c.hash)
+
+
+# Built once: building a statement costs more than running it.
+_ADD = insert(t.audit)
+_END = (
+    update(t.audit_heads)
+    .where(t.audit_heads.c.tenant == bindparam("of_tenant"), t.audit_heads.c.user == bindparam("of_user"))
+    .values(n=bindparam("n"), hash=bindparam("hash"))
+)
 
 
 def chain_hash(before: str, row: Mapping[str, Any]) -> str:

@@ -372,7 +372,7 @@ def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[
 
 def checkpoint_digest(row: Mapping[str, Any]) -> str:
     """Checksum of a row of `checkpoints`: its body, what it refers to, and its metadata."""
-    rest = f"{row['refs']}{row['metadata']}".encode()
+    rest = f"{row['refs']}{row['metadata']}".encode(errors="surrogateescape")
     return digest_of(row["type"], row["checkpoint"] + rest)
 
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, func, inspect, literal_column, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    TableValuedAlias,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -18,13 +26,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from memos_core.cube import new_id
 from memos_core.errors import InvalidArgument, VaultError, VaultNewer
 from memos_core.vault import tables as t
+from memos_core.vault.prepared import Prepared
+from memos_core.vault.rows import CubeFilter
 
 POOL_S = 120
 _TOO_LARGE = "22003"  # PostgreSQL: numeric_value_out_of_range
-
-
 LOCAL_TEXTS = 500  # so many texts that hold a word are scored here, among themselves
-_COUNTED = 20_000  # more texts than this count as this many: rarity is a logarithm
+# More texts than this count as this many: rarity is a logarithm.
+_SIZE_OF_ALL = text("SELECT count(*) FROM (SELECT 1 FROM cubes WHERE tenant = :tenant LIMIT 20000) AS found")
+_SIZE = text(
+    'SELECT count(*) FROM (SELECT 1 FROM cubes WHERE tenant = :tenant AND "user" = :user LIMIT 20000) AS found'
+)
 
 
 @dataclass(frozen=True)
@@ -33,22 +45,21 @@ class TextScope:
 
     Args:
         tenant, owners: the tenant, and the users of it whose texts may match; None for all.
-        where: the condition on `cubes` that decides.
+        which: what decides.
     """
 
     tenant: str
     owners: Sequence[str] | None
-    where: ColumnElement[bool]
+    which: CubeFilter
 
     def size(self, conn: Connection) -> int:
         """About how many cubes the owners have."""
-        c = t.cubes.c
-        found = select(literal_column("1").label("one")).select_from(t.cubes).where(c.tenant == self.tenant)
-        if self.owners is not None:
-            found = found.where(c.user.in_(self.owners))
-        return conn.execute(
-            select(func.count()).select_from(found.limit(_COUNTED).subquery())
-        ).scalar_one()
+        if self.owners is None:
+            return int(conn.execute(_SIZE_OF_ALL, {"tenant": self.tenant}).scalar_one())
+        return sum(
+            int(conn.execute(_SIZE, {"tenant": self.tenant, "user": owner}).scalar_one())
+            for owner in self.owners
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Database(ABC):
 
     def __init__(self, location: Location) -> None:
         self.location = location
+        self.prepared = Prepared()
         self._closed = False
         self.engine = self._connect()
         try:
@@ -145,16 +157,21 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
-        """The condition that a unique column has one of these values, each of which is looked up."""
+    def each(self, name: str) -> TableValuedAlias:
+        """A table with the column `value`: one row for each text in the parameter of this name, see `listed`."""
 
     @abstractmethod
-    def scrub(self) -> None:
-        """Clear what deletions leave in the files, as far as others' use of them allows it now."""
+    def listed(self, values: Sequence[str]) -> Any:
+        """Texts as the value of a parameter for `each`."""
 
     @abstractmethod
-    def compact(self) -> None:
-        """Rewrite the files without anything that was deleted, and then as `scrub`."""
+    def scrub(self) -> bool:
+        """Clear what deletions leave in the files. False: as far as others' use of them allows it now, which is not
+        all the way."""
+
+    @abstractmethod
+    def compact(self) -> bool:
+        """Rewrite the files without anything that was deleted; else as `scrub`."""
 
     @abstractmethod
     def damage(self) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, String, Table, and_, delete, false, select
+from sqlalchemy import Connection, LargeBinary, String, and_, delete, false, func, select
 
 from memos_core.cube import MemCube, Scope, new_id
 from memos_core.vault import tables as t
@@ -16,15 +16,31 @@ from memos_core.vault.rows import CubeFilter
 from memos_core.vault.writer import Writer, chunks
 
 UNFINISHED = "erasing"  # in `meta`: an erasure was committed, and the files are not yet rewritten without it
+REWRITTEN = "rewritten"  # its value when only somebody's reading of an older state is in the way
 _PAGE = 500
 _BUFFER = 1 << 22
 _KEPT = {"audit", "tombstones"}  # name what is gone, without its content
-_SYSTEM = {"meta", "audit_heads", "audit", "tombstones"}
 
 THREAD_TABLES = (t.checkpoints, t.checkpoint_blobs, t.checkpoint_writes)
 
 Said = tuple[str, str, str | bytes]  # (cube id or "", what it is, content)
 Thread = tuple[str, str]  # (tenant of the lane, thread id)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """What is left of a deleted cube.
+
+    Args:
+        seq: grows with every deletion. kv_key: of a KV cache, the name of its file. action: "delete", "erase" or
+            "expire".
+    """
+
+    seq: int
+    cube_id: str
+    kv_key: str
+    scope: Scope
+    action: str
 
 
 @dataclass
@@ -41,14 +57,20 @@ class Erased:
     said: list[Said]
 
 
-def erase(writer: Writer, db: Database, ids: Sequence[str], scope: Scope | None, *, content: bool) -> Erased:
+def erase(
+    writer: Writer, db: Database, ids: Sequence[str], which: CubeFilter | None, *, content: bool
+) -> Erased:
     """Remove cubes and everything derived from them; of a whole scope also threads, plans, grants and memberships.
 
     Args:
-        ids: of the cubes. scope: the scope they are all of, or None: only these cubes.
+        ids: these cubes. which: all cubes that match, and what else its scope has.
         content: also return what was removed, so that it can be looked for.
     """
     conn = writer.conn
+    scope = which.scope if which else None
+    if which and scope:
+        writer.audit.lock([(scope.tenant, scope.user or "")])
+        ids = list(conn.execute(select(t.cubes.c.id).where(which.where())).scalars())
     every = writer._with_derived(list(dict.fromkeys(ids)), plaintext_too=True)
     owners = {(scope.tenant, scope.user or "")} if scope else set()
     writer.audit.lock(owners | _owners(conn, every))
@@ -70,11 +92,6 @@ def erase(writer: Writer, db: Database, ids: Sequence[str], scope: Scope | None,
     if gone or threads or scope:
         conn.execute(db.upsert(t.meta, {"key": UNFINISHED, "value": new_id()}))
     return Erased(gone, threads, said)
-
-
-def reach(conn: Connection, which: CubeFilter) -> list[str]:
-    """The ids of all cubes that match."""
-    return list(conn.execute(select(t.cubes.c.id).where(which.where()).order_by(t.cubes.c.id)).scalars())
 
 
 def _owners(conn: Connection, ids: Iterable[str]) -> set[tuple[str, str]]:
@@ -278,18 +295,6 @@ def _raw(value: Any) -> bytes:
     return bytes(value) if isinstance(value, bytes | memoryview) else bytes(value.astype("<f4").tobytes())
 
 
-def holds_nothing(conn: Connection) -> bool:
-    """Whether a vault is as new: nothing but its own settings."""
-    for table in t.metadata.sorted_tables:
-        if table.name not in _SYSTEM and _any(conn, table):
-            return False
-    return True
-
-
-def _any(conn: Connection, table: Table) -> bool:
-    return conn.execute(select(*table.primary_key).limit(1)).first() is not None
-
-
 def existing(conn: Connection, ids: Iterable[str]) -> set[str]:
     """Those of `ids` that are cubes."""
     return {
@@ -297,3 +302,30 @@ def existing(conn: Connection, ids: Iterable[str]) -> set[str]:
         for chunk in chunks(ids)
         for id_ in conn.execute(select(t.cubes.c.id).where(t.cubes.c.id.in_(chunk))).scalars()
     }
+
+
+# -- what became of others' deletions ------------------------------------------------------------------------
+
+
+def tombstones(conn: Connection, after: int) -> list[Tombstone]:
+    """Deletions with a higher number, oldest first."""
+    s = t.tombstones.c
+    rows = conn.execute(select(t.tombstones).where(s.seq > after).order_by(s.seq))
+    return [
+        Tombstone(r.seq, r.cube_id, r.kv_key, Scope(tenant=r.tenant, user=r.user or None), r.action)
+        for r in rows
+    ]
+
+
+def last_tombstone(conn: Connection) -> int:
+    """The number of the newest deletion; 0 if there is none."""
+    return int(conn.execute(select(func.coalesce(func.max(t.tombstones.c.seq), 0))).scalar_one())
+
+
+def any_rows(conn: Connection) -> bool:
+    """Whether a vault holds anything but its own settings."""
+    return any(
+        conn.execute(select(*table.primary_key).limit(1)).first() is not None
+        for table in t.metadata.sorted_tables
+        if table is not t.meta
+    )

@@ -11,7 +11,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Integer, TableValuedAlias, column, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Integer,
+    Row,
+    Select,
+    TableValuedAlias,
+    and_,
+    column,
+    func,
+    select,
+    text,
+)
 
 from memos_core.vault import tables as t
 from memos_core.vault.database import LOCAL_TEXTS, TextScope
@@ -19,26 +32,31 @@ from memos_core.vault.rows import partition_of
 from memos_core.vault.words import bm25
 
 _MATCH = "SELECT rowid FROM cube_fts WHERE cube_fts MATCH ? ORDER BY rowid DESC LIMIT ?"
+_HITS = text(_MATCH.replace("?", ":match", 1).replace("?", ":limit")).columns(rowid=Integer)
 _LATEST = 4_096  # of a word that is in more texts than this, these nominate
 
 
-def lexical(
-    conn: Connection, words: Sequence[str], within: TextScope, limit: int
-) -> list[tuple[str, float]]:
+def lexical(conn: Connection, words: Sequence[str], within: TextScope, limit: int) -> list[tuple[str, float]]:
     """See `Database.lexical`. Where at most `LOCAL_TEXTS` texts hold a word, all of them are scored by BM25.
     Of more, those whose words are rarest; of a very common word only the latest texts nominate."""
     inside = ""
     if within.owners is not None:
-        inside = "partition : (" + " OR ".join(partition_of(within.tenant, o) for o in within.owners) + ") AND "
-    seqs = _holding(conn, inside + "text : (" + " OR ".join(map(_quoted, words)) + ")", LOCAL_TEXTS + 1)
+        inside = (
+            "partition : (" + " OR ".join(partition_of(within.tenant, o) for o in within.owners) + ") AND "
+        )
+    match = inside + "text : (" + " OR ".join(map(_quoted, words)) + ")"
+    hits = _HITS.bindparams(match=match, limit=LOCAL_TEXTS + 1).subquery("hits")
+    rows = conn.execute(_looked_up(hits, hits.c.rowid, within)).all()
     total = within.size(conn)
-    if len(seqs) <= LOCAL_TEXTS:
-        return _scored(conn, words, seqs, within, total, {})[:limit]
+    if len(rows) <= LOCAL_TEXTS:
+        return _scored(words, rows, total, {})[:limit]
     nominated, held = _nominated(conn, words, inside, total)
     size, start = max(LOCAL_TEXTS, 4 * limit), 0
     ranked: list[tuple[str, float]] = []
     while len(ranked) < limit and start < len(nominated):
-        ranked += _scored(conn, words, nominated[start : start + size].tolist(), within, total, held)
+        given = each(nominated[start : start + size].tolist(), Integer())
+        rows = conn.execute(_looked_up(given, given.c.value, within)).all()
+        ranked += _scored(words, rows, total, held)
         start, size = start + size, size * 4
     return sorted(ranked, key=_order)[:limit]
 
@@ -49,7 +67,7 @@ def each(values: Iterable[Any], type_: Any = None) -> TableValuedAlias:
 
 
 def _holding(conn: Connection, match: str, limit: int) -> list[int]:
-    return [row[0] for row in conn.exec_driver_sql(_MATCH, (match, limit))]
+    return [row[0] for row in conn.exec_driver_sql(_MATCH, (match, limit)).all()]
 
 
 def _nominated(conn: Connection, words: Sequence[str], inside: str, total: int) -> tuple[Any, dict[str, int]]:
@@ -68,19 +86,19 @@ def _nominated(conn: Connection, words: Sequence[str], inside: str, total: int) 
     return seqs[np.lexsort((-seqs, -scores))], held
 
 
-def _scored(
-    conn: Connection,
-    words: Sequence[str],
-    seqs: Sequence[int],
-    within: TextScope,
-    total: int,
-    held: dict[str, int],
-) -> list[tuple[str, float]]:
+def _looked_up(given: FromClause, seq: ColumnElement[int], within: TextScope) -> Select[Any]:
+    """The ids and texts of the cubes in `given` that may be found, and NULL for the others: an outer join, so that
+    SQLite looks up each instead of going through all cubes of the user."""
     c = t.cubes.c
-    query = select(c.id, c.text).where(c.seq.in_(select(each(seqs, Integer).c.value)), within.where)
-    rows = conn.execute(query).all()
-    scores = bm25(words, [row.text for row in rows], total=total, holding=held)
-    return sorted(zip((row.id for row in rows), scores, strict=True), key=_order)
+    return select(c.id, c.text).select_from(given.outerjoin(t.cubes, and_(c.seq == seq, within.where)))
+
+
+def _scored(
+    words: Sequence[str], rows: Sequence[Row[Any]], total: int, held: dict[str, int]
+) -> list[tuple[str, float]]:
+    found = [(row.id, row.text) for row in rows if row.id is not None]
+    scores = bm25(words, [text for _, text in found], total=total, holding=held)
+    return sorted(zip((id_ for id_, _ in found), scores, strict=True), key=_order)
 
 
 def _order(found: tuple[str, float]) -> tuple[float, str]:

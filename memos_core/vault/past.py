@@ -47,9 +47,9 @@ def _superseded(
     owned = v.tenant == scope.tenant
     if scope.user != ANY_USER:
         owned = and_(owned, v.user == (scope.user or ""))
-    query = select(v.cube).where(v.written_at <= moment, v.replaced_at > moment)
-    for kept in conn.execute(query.where(owned)).scalars():
-        cube = from_kept(kept, structures)
+    query = select(v.cube_id, v.cube).where(v.written_at <= moment, v.replaced_at > moment)
+    for row in conn.execute(query.where(owned)):
+        cube = from_kept(row.cube, structures, row.cube_id)
         if which.owns(cube.scope) and which.cleared(cube):
             yield cube
     if which.granted is not None and scope.user not in (None, ANY_USER):
@@ -57,8 +57,8 @@ def _superseded(
             row.cube_id for row in conn.execute(granted_ids(scope.tenant, scope.user, which.granted))
         ]
         for chunk in chunks(shared):
-            for kept in conn.execute(query.where(v.cube_id.in_(chunk))).scalars():
-                cube = from_kept(kept, structures)
+            for row in conn.execute(query.where(v.cube_id.in_(chunk))):
+                cube = from_kept(row.cube, structures, row.cube_id)
                 if which.cleared(cube):
                     yield cube
 

@@ -11,6 +11,7 @@ from sqlalchemy import Row, delete, func, insert, select
 
 from memos_core.cube import Scope, new_id, now
 from memos_core.vault import tables as t
+from memos_core.vault.audit import hold
 from memos_core.vault.database import Database
 from memos_core.vault.rows import micros, moment
 
@@ -35,7 +36,7 @@ class PlanTable:
 
     def add(self, plan: Plan) -> None:
         """Store a plan; from now on it is the current one of its scope."""
-        row = {
+        row: dict[str, Any] = {
             "id": plan.id,
             **_address(plan.scope),
             "system": plan.system,
@@ -45,6 +46,7 @@ class PlanTable:
         }
         p = t.plans.c
         with self._db.write() as conn:
+            hold(conn, self._db, (row["tenant"], row["user"]))  # no session takes up a plan that is pruned here
             conn.execute(insert(t.plans).values(**row))
             # Older plans stay only while a session still uses them.
             held = select(t.session_plans.c.plan_id)
@@ -75,6 +77,7 @@ class PlanTable:
             p = t.plans.c
             newest = select(func.max(p.id)).where(*(p[k] == v for k, v in _address(scope).items()))
             with self._db.write() as conn:
+                hold(conn, self._db, (address["tenant"], address["user"]))
                 plan_id = conn.execute(held).scalar()  # another process may have begun it meanwhile
                 if plan_id is None:
                     # In one transaction, so that no newer plan prunes this one before it is held.

@@ -13,7 +13,9 @@ from sqlalchemy import (
     Engine,
     QueuePool,
     String,
+    TableValuedAlias,
     bindparam,
+    column,
     create_engine,
     func,
     literal_column,
@@ -122,7 +124,7 @@ class Postgres(Database):
         for other in each[1:]:
             query = query.op("||")(other)
         vector: ColumnElement[Any] = literal_column(t.TSVECTOR)
-        found = (vector.op("@@")(query), text(t.LIVE_TEXT), within.where)
+        found = (vector.op("@@")(query), text(t.LIVE_TEXT), within.which.where())
         few = conn.execute(select(c.id, c.text).where(*found).limit(LOCAL_TEXTS + 1)).all()
         if len(few) <= LOCAL_TEXTS:
             scores = bm25(words, [row.text for row in few], total=within.size(conn))
@@ -132,14 +134,20 @@ class Postgres(Database):
         best = select(c.id, score).where(*found).order_by(score.desc(), c.id).limit(limit)
         return [(row.id, float(row.score)) for row in conn.execute(best)]
 
-    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
-        """See `Database.among`."""
-        return column == func.any(bindparam(None, list(values), type_=postgresql.ARRAY(String)))
+    def listed(self, values: Sequence[str]) -> Any:
+        """See `Database.listed`."""
+        return list(values)
 
-    def scrub(self) -> None:
+    def each(self, name: str) -> TableValuedAlias:
+        """See `Database.each`."""
+        given = bindparam(name, type_=postgresql.ARRAY(String))
+        return func.unnest(given).table_valued(column("value", String)).render_derived()
+
+    def scrub(self) -> bool:
         """See `Database.scrub`. The server's autovacuum does it in its own time."""
+        return True
 
-    def compact(self) -> None:
+    def compact(self) -> bool:
         """See `Database.compact`. Rewrites the tables; the server's own write-ahead log, replicas and backups
         are its administrator's to clear."""
         with self._sentences(), self.engine.connect() as conn:
@@ -147,6 +155,7 @@ class Postgres(Database):
             for table in t.metadata.sorted_tables:
                 if table.name in _WITH_CONTENT:
                     alone.exec_driver_sql(f"VACUUM FULL {table.name}")
+        return True
 
     def damage(self) -> list[str]:
         """See `Database.damage`. PostgreSQL has no check of its own that a client may run."""

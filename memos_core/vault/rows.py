@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, Select, and_, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, literal, or_, select, union_all
 
 from memos_core.cube import (
     ANY_USER,
@@ -38,6 +38,8 @@ from memos_core.cube import (
 from memos_core.errors import InvalidArgument, VaultError
 from memos_core.vault import tables as t
 
+_M = TypeVar("_M", bound=BaseModel)
+_set = object.__setattr__
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SEALED = (
     "id",
@@ -99,7 +101,8 @@ class CubeFilter:
     valid_at: datetime | None = None
 
     def where(self) -> ColumnElement[bool]:
-        """The filter as one SQL condition on `cubes`; every value is a bound parameter."""
+        """The filter as one SQL condition on `cubes`; every value is a bound parameter. See also
+        `memos_core.vault.prepared`."""
         c = t.cubes.c
         clauses: list[ColumnElement[bool]] = [self._access()]
         if self.namespace or self.exact_namespace:
@@ -118,7 +121,8 @@ class CubeFilter:
         if self.states is not None:
             clauses.append(c.state.in_([str(x) for x in self.states]))
         if not self.expired:
-            alive = c.expires_at > micros(now())
+            # Asked for when the statement runs: a filter may be older than that.
+            alive = c.expires_at > bindparam("alive_at", callable_=lambda: micros(now()), unique=True)
             clauses.append(or_(c.expires_at.is_(None), alive, c.frozen.is_(True)))
         if self.valid_at is not None:
             at = micros(self.valid_at)
@@ -244,7 +248,7 @@ def partition_of(tenant: str, user: str) -> str:
 
 def digest_of(kind: str, value: bytes) -> str:
     """Checksum of a serialized value, stored beside it."""
-    return blake2b(value, digest_size=16, key=kind.encode()[:64]).hexdigest()
+    return blake2b(value, digest_size=16, key=kind.encode(errors="surrogateescape")[:64]).hexdigest()
 
 
 def to_row(cube: MemCube, written_at: int) -> dict[str, Any]:
@@ -321,7 +325,7 @@ def keep_row(row: Row[Any]) -> str:
     )
 
 
-def from_kept(kept: str, structures: StructureRegistry) -> MemCube:
+def from_kept(kept: str, structures: StructureRegistry, cube_id: str) -> MemCube:
     """The cube of a row that `keep_row` kept.
 
     Raises:
@@ -330,7 +334,7 @@ def from_kept(kept: str, structures: StructureRegistry) -> MemCube:
     try:
         row = SimpleNamespace(**json.loads(kept))
     except (ValueError, TypeError) as err:
-        raise CubeDamaged(f"an earlier version of a cube is damaged: {err}") from None
+        raise CubeDamaged(f"an earlier version of cube {cube_id} is damaged: {err}") from None
     return from_row(row, structures)
 
 
@@ -347,45 +351,71 @@ def from_row(row: Any, structures: StructureRegistry) -> MemCube:
             "restore it from a backup or delete it"
         )
     try:
-        return _cube(row, structures)
+        return _cube(row, structures, _checked if row.checksum is None else _trusted)
     except (KeyError, TypeError, ValueError) as err:
         raise CubeDamaged(f"the stored cube {row.id} (key {row.key!r}) is damaged: {err}") from None
 
 
-def _cube(row: Any, structures: StructureRegistry) -> MemCube:
+def _checked(kind: type[_M], **values: Any) -> _M:
+    return kind(**values)
+
+
+def _trusted(kind: type[_M], **values: Any) -> _M:
+    """An instance of a model from what its validated form was stored as, every field of it: the checksum has said
+    that nothing changed. Like `model_construct`, which takes as long as validation."""
+    made = kind.__new__(kind)
+    _set(made, "__dict__", values)
+    _set(made, "__pydantic_fields_set__", set(values))
+    _set(made, "__pydantic_extra__", None)
+    _set(made, "__pydantic_private__", None)
+    return made
+
+
+def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> MemCube:
     header = json.loads(row.header)
-    return MemCube(
+    cube: MemCube = make(
+        MemCube,
         id=row.id,
         version=row.version,
-        scope=Scope(
-            tenant=row.tenant, user=row.user or None, agent=row.agent or None, session=row.session or None
+        scope=make(
+            Scope,
+            tenant=row.tenant,
+            user=row.user or None,
+            agent=row.agent or None,
+            session=row.session or None,
         ),
         namespace=unpack_namespace(row.namespace),
         key=row.key,
         payload=_payload(row.kind, row.text, json.loads(row.payload), structures),
-        header=Header(
-            descriptive=Descriptive(
+        header=make(
+            Header,
+            descriptive=make(
+                Descriptive,
                 created_at=moment(row.created_at),
                 updated_at=moment(row.updated_at),
                 origin=header["origin"],
                 semantic_type=row.semantic_type,
-                tags=header["tags"],
-                source_messages=header["source_messages"],
+                tags=tuple(header["tags"]),
+                source_messages=tuple(header["source_messages"]),
             ),
-            governance=Governance(
+            governance=make(
+                Governance,
                 owner=header["owner"],
                 expires_at=moment(row.expires_at) if row.expires_at is not None else None,
                 priority=header["priority"],
-                sensitivity=header["sensitivity"],
+                sensitivity=tuple(header["sensitivity"]),
             ),
-            behaviour=Behaviour(reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency)
+            behaviour=make(
+                Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency
+            )
             if row.reads is not None
-            else Behaviour(),
+            else make(Behaviour, reads=0, last_read=None, frequency=0.0),
         ),
         state=State(row.state),
         frozen=bool(row.frozen),
-        derived_from=tuple(Source(id=i, version=v) for i, v in json.loads(row.derived_from)),
+        derived_from=tuple(make(Source, id=i, version=v) for i, v in json.loads(row.derived_from)),
     )
+    return cube
 
 
 def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import json
 import sqlite3
 import threading
 import time
@@ -10,15 +12,15 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
     QueuePool,
+    TableValuedAlias,
     create_engine,
     event,
-    select,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
@@ -31,6 +33,7 @@ from memos_core.vault.fulltext import each, lexical
 from memos_core.vault.migrate import upgrade
 
 _BUSY_MS = 60_000
+_READERS_MS = 1_000  # how long a rewritten file waits for those who read the old one
 
 
 class SQLite(Database):
@@ -58,7 +61,7 @@ class SQLite(Database):
         super().__init__(location)
 
     def _connect(self) -> Engine:
-        return _engine(self.location.file)
+        return _engine(self.location.file, as_it_lies=_only_readable(self.location.file))
 
     def _create(self, conn: Connection) -> None:
         create(conn)
@@ -109,22 +112,27 @@ class SQLite(Database):
         self, conn: Connection, words: Sequence[str], within: TextScope, limit: int
     ) -> list[tuple[str, float]]:
         """See `Database.lexical`."""
-        return lexical(conn, words, within, limit)
+        return lexical(conn, self.prepared, words, within, limit)
 
-    def among(self, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
-        """See `Database.among`. As a list SQLite would rather go through all of a user's cubes."""
-        return column.in_(select(each(values).c.value))
+    def listed(self, values: Sequence[str]) -> Any:
+        """See `Database.listed`."""
+        return json.dumps(list(values))
 
-    def scrub(self) -> None:
+    def each(self, name: str) -> TableValuedAlias:
+        """See `Database.each`."""
+        return each(name)
+
+    def scrub(self) -> bool:
         """See `Database.scrub`: the text index keeps deleted words until its segments are merged, the
         write-ahead log until it is truncated."""
         with self.write() as conn:
             conn.exec_driver_sql("INSERT INTO cube_fts(cube_fts) VALUES ('optimize')")
-        self._truncate_log()
+        return self._truncate_log()
 
-    def compact(self) -> None:
+    def compact(self) -> bool:
         """See `Database.compact`."""
-        self.scrub()
+        with self.write() as conn:
+            conn.exec_driver_sql("INSERT INTO cube_fts(cube_fts) VALUES ('optimize')")
         with self._sentences(), self._write_lock, self.engine.connect() as conn:
             cursor = _dbapi(conn).cursor()
             try:
@@ -133,7 +141,7 @@ class SQLite(Database):
                 raise VaultError(f"the vault {self.location.label} cannot be compacted: {err}") from err
             finally:
                 cursor.close()
-        self._truncate_log()
+        return self._truncate_log(_READERS_MS)
 
     def damage(self) -> list[str]:
         """See `Database.damage`."""
@@ -156,15 +164,20 @@ class SQLite(Database):
         except sqlite3.Error as err:
             raise VaultError(f"the copy {file} cannot be written: {err}") from err
 
-    def _truncate_log(self) -> None:
-        """Move the write-ahead log into the database and empty it, if nobody is using it right now."""
+    def _truncate_log(self, patience_ms: int = 0) -> bool:
+        """Move the write-ahead log into the database and empty it. False: somebody goes on reading an older state."""
         if self.location.file is None:
-            return
+            return True
         with self._sentences(), self.engine.connect() as conn:
             cursor = _dbapi(conn).cursor()
-            cursor.execute("PRAGMA busy_timeout=0")
+            cursor.execute(f"PRAGMA busy_timeout={patience_ms}")
+            deadline = time.monotonic() + patience_ms / 1000
             try:
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                while cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    if time.monotonic() >= deadline:
+                        return False
+                    time.sleep(0.01)  # for somebody else's checkpoint SQLite does not wait
+                return True
             finally:
                 cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
                 cursor.close()
@@ -184,6 +197,14 @@ class SQLite(Database):
                 return meaning
         kind = "rejected the data" if isinstance(err, DatabaseError) else "failed"
         return f"{kind}: {said}"
+
+
+def _only_readable(file: Path | None) -> bool:
+    """Whether the folder is closed to us and nobody has the vault open: then it is read without the log and the
+    locks, which cannot be made there."""
+    if file is None or not file.exists() or _is_empty(file) or os.access(file.parent, os.W_OK):
+        return False
+    return not file.with_name(file.name + "-wal").exists()
 
 
 def _is_empty(file: Path) -> bool:
@@ -208,13 +229,13 @@ def _dbapi(conn: Connection) -> Any:
     return found
 
 
-def _engine(file: Path | None) -> Engine:
+def _engine(file: Path | None, *, as_it_lies: bool = False) -> Engine:
     # An in-memory vault has one connection, checked out by one thread at a time.
     size: dict[str, Any] = (
         {"pool_size": 8, "max_overflow": 24} if file else {"pool_size": 1, "max_overflow": 0}
     )
     engine = create_engine(
-        URL.create("sqlite", database=str(file) if file else None),  # a path may hold "?" or "%"
+        _address(file, as_it_lies),
         poolclass=QueuePool,
         pool_timeout=POOL_S,
         connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
@@ -227,7 +248,7 @@ def _engine(file: Path | None) -> Engine:
         dbapi.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         dbapi.isolation_level = None  # transactions are begun below, explicitly
         cursor = dbapi.cursor()
-        if file:
+        if file and not as_it_lies:
             _use_wal(cursor)
         cursor.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
         cursor.execute("PRAGMA secure_delete=ON")
@@ -243,6 +264,15 @@ def _engine(file: Path | None) -> Engine:
         )
 
     return engine
+
+
+def _address(file: Path | None, as_it_lies: bool) -> URL:
+    if file is None:
+        return URL.create("sqlite")
+    if as_it_lies:
+        query = {"mode": "ro", "immutable": "1", "uri": "true"}
+        return URL.create("sqlite", database=f"file:{quote(str(file))}", query=query)
+    return URL.create("sqlite", database=str(file))  # a path may hold "?" or "%"
 
 
 def _use_wal(cursor: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, text, update
 
 from memos_core.cube import ANY_USER, MemCube, Namespace, Scope, State, StructureRegistry
 from memos_core.errors import InvalidArgument, NotFound
@@ -16,7 +18,8 @@ from memos_core.vault import tables as t
 from memos_core.vault.audit import Actor, AuditRecord, LogQuery, broken_chains, read_log
 from memos_core.vault.checkpoints import CheckpointTable
 from memos_core.vault.connect import locate, open_database
-from memos_core.vault.database import Location
+from memos_core.vault.database import Location, TextScope
+from memos_core.vault.erase import REWRITTEN, UNFINISHED, Tombstone, existing, last_tombstone, tombstones
 from memos_core.vault.grants import GrantTable
 from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
@@ -25,15 +28,26 @@ from memos_core.vault.rows import (
     CubeFilter,
     from_kept,
     from_row,
+    granted_ids,
     micros,
-    partition_of,
     unpack_namespace,
 )
 from memos_core.vault.vectors import VectorTable
-from memos_core.vault.writer import SCRUB, Writer, chunks, with_behaviour
+from memos_core.vault.writer import BEHAVIOUR, SCRUB, Writer, chunks, with_behaviour
 
 log = logging.getLogger("memos_core.vault")
 Order = Literal["created", "-created", "-updated"]
+_ANY_GRANT = text(
+    """
+    SELECT EXISTS (SELECT 1 FROM grants WHERE tenant = :tenant AND kind = 'user' AND name = :user AND "right" = :right)
+    OR EXISTS (SELECT 1 FROM grants WHERE tenant = :tenant AND kind = 'everyone' AND name = '' AND "right" = :right)
+    OR EXISTS (
+        SELECT 1 FROM members AS m JOIN grants AS g ON g.name = m."group"
+        WHERE m.tenant = :tenant AND m."user" = :user AND g.tenant = :tenant AND g.kind = 'group' AND g."right" = :right
+    )
+    """
+)
+_MAX_OWNERS = 64  # a user with grants from more than these is searched for in all of the tenant
 _ORDERS = {"created": t.cubes.c.id, "-created": t.cubes.c.id.desc(), "-updated": t.cubes.c.updated_at.desc()}
 
 
@@ -56,6 +70,7 @@ class Vault:
         self.plans = PlanTable(self.db)
         self.checkpoints = CheckpointTable(self.db)
         self.grants = GrantTable(self.db)
+        self._clearing = threading.Lock()  # one thread at a time rewrites files
 
     @property
     def id(self) -> str:
@@ -110,8 +125,7 @@ class Vault:
         if not cubes:
             return []
         with self.writing(actor) as writer:
-            writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
-            stored = [writer.put(cube, expected_version=expected_version) for cube in cubes]
+            stored = writer.put_all(cubes, expected_version=expected_version)
         if displaced is not None:
             displaced += writer.displaced
         return stored
@@ -140,14 +154,63 @@ class Vault:
         Returns:
             Whether there was anything to do.
         """
-        flag = t.meta.c.key == SCRUB
+        with self._clearing:
+            with self.db.read() as conn:
+                if conn.execute(select(t.meta.c.value).where(t.meta.c.key == SCRUB)).first() is None:
+                    return False
+                newest = last_tombstone(conn)
+            self._cleared(self.db.scrub(), t.meta.c.key == SCRUB, newest)
+            return True
+
+    def compact(self) -> bool:
+        """Rewrite the files without anything that was deleted; see `Database.compact`. This is the end of an erasure.
+
+        Returns:
+            False: somebody goes on reading an older state; until then parts of it stay in the files.
+        """
+        flag = t.meta.c.key == UNFINISHED
+        with self._clearing:
+            with self.db.read() as conn:
+                newest = last_tombstone(conn)
+                state = conn.execute(select(t.meta.c.value).where(flag)).scalar()
+            flag = and_(flag, t.meta.c.value == state)  # another erasure has another value
+            if state == REWRITTEN:
+                done = self.db.scrub()
+            else:
+                done = self.db.compact()
+                if not done:  # then only the log is left to be cleared
+                    with self.db.write() as conn:
+                        conn.execute(update(t.meta).where(flag).values(value=REWRITTEN))
+            return self._cleared(done, or_(flag, t.meta.c.key == SCRUB), newest)
+
+    def _cleared(self, done: bool, flags: Any, newest: int) -> bool:
+        """Take back flags, unless more was deleted meanwhile."""
+        if done:
+            with self.db.write() as conn:
+                if last_tombstone(conn) == newest:
+                    conn.execute(delete(t.meta).where(flags))
+        return done
+
+    @property
+    def erasing(self) -> bool:
+        """Whether there is an erasure whose content may still be in the files."""
         with self.db.read() as conn:
-            if conn.execute(select(t.meta.c.value).where(flag)).first() is None:
-                return False
-        self.db.scrub()
-        with self.db.write() as conn:
-            conn.execute(delete(t.meta).where(flag))
-        return True
+            return conn.execute(select(t.meta.c.key).where(t.meta.c.key == UNFINISHED)).first() is not None
+
+    def deletions(self, after: int) -> list[Tombstone]:
+        """What was deleted since a number of the kind that `Tombstone.seq` is, whoever did it; oldest first."""
+        with self.db.read() as conn:
+            return tombstones(conn, after)
+
+    def last_deletion(self) -> int:
+        """The highest `Tombstone.seq` there is; 0 if nothing was deleted yet."""
+        with self.db.read() as conn:
+            return last_tombstone(conn)
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        """Those of `ids` that are cubes, whoever's they are."""
+        with self.db.read() as conn:
+            return existing(conn, ids)
 
     def transition(self, ids: Iterable[str], new: State, actor: Actor, cause: str) -> None:
         """Move cubes to another life-cycle state; those already in it stay as they are.
@@ -202,7 +265,8 @@ class Vault:
             rows = (
                 row
                 for chunk in chunks(ids)
-                for row in conn.execute(with_behaviour().where(which.where(), t.cubes.c.id.in_(chunk)))
+                for row in self._looked_up(conn, "get", which, chunk, t.cubes, *BEHAVIOUR)
+                if row.id is not None
             )
             if strict:
                 return {row.id: from_row(row, self.structures) for row in rows}
@@ -220,12 +284,27 @@ class Vault:
         """Those of `ids` that match the filter."""
         with self.db.read() as conn:
             return {
-                id_
+                row.id
                 for chunk in chunks(ids)
-                for id_ in conn.execute(
-                    select(t.cubes.c.id).where(which.where(), t.cubes.c.id.in_(chunk))
-                ).scalars()
+                for row in self._looked_up(conn, "matching", which, chunk, t.cubes.c.id)
+                if row.id is not None
             }
+
+    def _looked_up(
+        self, conn: Connection, name: str, which: CubeFilter, ids: Sequence[str], *columns: Any
+    ) -> list[Row[Any]]:
+        """What `columns` say of those of `ids` that match, and nothing but NULL of the others: an outer join, so that
+        no planner goes through all cubes of a user instead."""
+
+
+        def made(which: CubeFilter) -> Select[Any]:
+            c, given = t.cubes.c, self.db.each("ids")
+            rows = given.outerjoin(t.cubes, and_(c.id == given.c.value, which.where()))
+            if len(columns) > 1:
+                rows = rows.outerjoin(t.behaviour, t.behaviour.c.cube_id == c.id)
+            return select(*columns).select_from(rows)
+
+        return self.db.prepared.run(conn, name, which, made, {"ids": self.db.listed(ids)})
 
     def overdue(self, at: datetime) -> list[MemCube]:
         """Cubes whose ttl has passed and that are not marked as expired yet; frozen ones do not count."""
@@ -312,7 +391,7 @@ class Vault:
                 .where(t.versions.c.cube_id == cube_id)
                 .order_by(t.versions.c.version)
             )
-            earlier = [from_kept(kept, self.structures) for kept in old.scalars()]
+            earlier = [from_kept(kept, self.structures, cube_id) for kept in old.scalars()]
             return [*earlier, from_row(current, self.structures)]
 
     def lexical(self, words: Sequence[str], which: CubeFilter, limit: int) -> list[tuple[str, float]]:
@@ -324,19 +403,25 @@ class Vault:
         if not words:
             return []
         scope = which.scope
-        alone = which.granted is None and scope.user != ANY_USER
-        hit = self.db.lexical(
-            words, partition_of(scope.tenant, scope.user or "") if alone else None
-        ).subquery("hit")
-        query = (
-            select(t.cubes.c.id, hit.c.score)
-            .join(hit, hit.c.seq == t.cubes.c.seq)
-            .where(which.where())
-            .order_by(hit.c.score.desc(), t.cubes.c.seq)
-            .limit(limit)
-        )
         with self.db.read() as conn:
-            return [(row.id, float(row.score)) for row in conn.execute(query)]
+            owners = None if scope.user == ANY_USER else [scope.user or ""]
+            if owners and scope.user and which.granted is not None:
+                c, granted = t.cubes.c, granted_ids(scope.tenant, scope.user, which.granted)
+                found = conn.execute(select(c.user).where(c.id.in_(granted)).distinct().limit(_MAX_OWNERS)).scalars()
+                owners = list({*owners, *found})
+                if len(owners) >= _MAX_OWNERS:
+                    owners = None
+            return self.db.lexical(conn, words, TextScope(scope.tenant, owners, which), limit)
+
+    def narrowed(self, which: CubeFilter) -> CubeFilter:
+        """The same filter without `granted` where nothing was granted, as for most users: simpler to search."""
+        scope = which.scope
+        if which.granted is None or scope.user in (None, ANY_USER):
+            return which
+        with self.db.read() as conn:
+            about = {"tenant": scope.tenant, "user": scope.user, "right": which.granted}
+            some = conn.execute(_ANY_GRANT, about).scalar_one()
+        return which if some else replace(which, granted=None)
 
     # -- behaviour and audit -------------------------------------------------------------------------------
 

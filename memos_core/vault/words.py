@@ -96,7 +96,7 @@ def bm25(
     mean = sum(map(len, split)) / len(split) if split else 1.0
     counts = [Counter(w for w in text if w in wanted) for text in split]
     known = Counter(w for found in counts for w in found)
-    n = max(total or 0, len(texts))
+    n = max(total or 0, len(texts), *(holding or {}).values())
     rarity: dict[str, float] = {}
     for word, elsewhere in wanted.items():
         held = min(max(known[word], elsewhere), n)

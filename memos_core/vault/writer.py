@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from memos_core.cube import (
     LIVE,
@@ -26,6 +37,7 @@ from memos_core.vault.database import Database
 from memos_core.vault.rows import CubeFilter, from_row, keep_row, micros, moment, pack_namespace, to_row
 
 CHUNK = 500
+Address = tuple[str, str, str, str]  # tenant, user, namespace, key, as stored
 SCRUB = "scrub"  # in `meta`: there are deletions whose text `Vault.scrub` has to clear from the files
 BEHAVIOUR = (t.behaviour.c.reads, t.behaviour.c.last_read, t.behaviour.c.frequency)
 
@@ -94,57 +106,104 @@ class Writer:
     def _beside(self, cube: MemCube) -> ColumnElement[bool]:
         return and_(self.beside(cube).where(), t.cubes.c.agent == (cube.scope.agent or ""))
 
-    def at_address(self, cube: MemCube) -> Any:
-        """The row at a cube's address, or None."""
-        c, s = t.cubes.c, cube.scope
-        return self.conn.execute(
-            with_behaviour().where(
-                c.tenant == s.tenant,
-                c.user == (s.user or ""),
-                c.namespace == pack_namespace(cube.namespace),
-                c.key == (cube.key or cube.id),
-            )
-        ).one_or_none()
+    def is_taken(self, cube: MemCube) -> bool:
+        """Whether there is a cube at the address of this one."""
+        return bool(self._stored_at([_address_of(cube)], []))
+
+    def _stored_at(self, addresses: Iterable[Address], ids: list[str]) -> dict[Address, Any]:
+        """The rows at these addresses, and those with one of these ids."""
+        groups: dict[tuple[str, str, str], list[str]] = {}
+        for tenant, user, namespace, key in addresses:
+            groups.setdefault((tenant, user, namespace), []).append(key)
+        found: dict[Address, Any] = {}
+        for (tenant, user, namespace), keys in groups.items():
+            where = {"at_tenant": tenant, "at_user": user, "at_namespace": namespace}
+            for row in self.conn.execute(_STORED, {**where, "at_keys": keys, "with_ids": ids}):
+                found[row.tenant, row.user, row.namespace, row.key] = row
+        return found
 
     # -- change --------------------------------------------------------------------------------------------
 
     def put(self, cube: MemCube, *, expected_version: int | None = None, action: str = "") -> MemCube:
         """Store a cube at its address; what is there becomes its earlier version. See `Vault.put`."""
-        row = to_row(cube, self.at)
-        self.audit.lock([(row["tenant"], row["user"])])
-        found = self.at_address(cube)
+        return self.put_all([cube], expected_version=expected_version, action=action)[0]
+
+    def put_all(
+        self, cubes: Sequence[MemCube], *, expected_version: int | None = None, action: str = ""
+    ) -> list[MemCube]:
+        """Store cubes as `put` does, with few statements for many.
+
+        Returns:
+            The cubes as stored, in the order given; the later of two with the same address wins.
+        """
+        stored: list[MemCube] = []
+        run: dict[Address, tuple[MemCube, dict[str, Any]]] = {}
+        rows = [to_row(cube, self.at) for cube in cubes]
+        self.audit.lock({(row["tenant"], row["user"]) for row in rows})
+        for cube, row in zip(cubes, rows, strict=True):
+            address = (row["tenant"], row["user"], row["namespace"], row["key"])
+            if address in run or len(run) == CHUNK:
+                stored += self._put_run(run, expected_version, action)
+                run = {}
+            run[address] = (cube, row)
+        return stored + self._put_run(run, expected_version, action)
+
+    def _put_run(
+        self, run: Mapping[Address, tuple[MemCube, dict[str, Any]]], expected: int | None, action: str
+    ) -> list[MemCube]:
+        """Store cubes at different addresses, few enough for one statement."""
+        there = self._stored_at(run, [row["id"] for _, row in run.values()])
+        stored: list[MemCube] = []
+        new: list[tuple[MemCube, dict[str, Any]]] = []
+        for address, (cube, row) in run.items():
+            old = self._in_the_way(there.get(address), cube, row, expected)
+            if old is not None:
+                stored.append(self._replace(there[address], old, cube))
+            else:
+                stored.append(cube.model_copy(update={"key": row["key"], "version": 1}))
+                new.append((stored[-1], row if cube.version == 1 else to_row(stored[-1], self.at)))
+        self._insert(new, {row.id for address, row in there.items() if address not in run})
+        for cube in stored:
+            self.audit.add(action or ("write" if cube.version == 1 else "update"), cube)
+        return stored
+
+    def _in_the_way(
+        self, found: Any, cube: MemCube, row: Mapping[str, Any], expected: int | None
+    ) -> MemCube | None:
+        """What the cube is to replace, if it may."""
         old = from_row(found, self._structures) if found else None
         if old is not None and has_expired(old):
             self.displaced += self.delete([old.id], "expire")
-            found = old = None
+            old = None
         if old is not None and not CubeFilter(cube.scope, self._clearance).cleared(old):
             raise AccessDenied(
                 f"key {row['key']!r} in namespace {cube.namespace} holds what this principal may not read, "
                 "so it may not be replaced either"
             )
         version = old.version if old else 0
-        if expected_version not in (None, version):
+        if expected not in (None, version):
             raise VersionConflict(
-                f"expected_version={expected_version}, but the cube {row['key']!r} has version {version}; "
-                "read it again"
+                f"expected_version={expected}, but the cube {row['key']!r} has version {version}; read it again"
             )
-        stored = self._replace(found, old, cube) if found and old else self._insert(cube, row)
-        self.audit.add(action or ("update" if old else "write"), stored)
-        return stored
+        return old
 
-    def _insert(self, cube: MemCube, row: dict[str, Any]) -> MemCube:
-        stored = cube.model_copy(update={"key": row["key"], "version": 1})
-        if cube.version != 1:
-            row = to_row(stored, self.at)
-        new = self._db.insert(t.cubes).values(**row).on_conflict_do_nothing(index_elements=["id"])
-        if self.conn.execute(new.returning(t.cubes.c.seq)).first() is None:
-            raise InvalidArgument(
-                f"id {row['id']} belongs to a cube at another address; leave id out to make a new cube"
-            )
-        self._store_sources(stored)
-        self._store_labels(stored)
-        self._queue(stored)
-        return stored
+    def _insert(self, new: Sequence[tuple[MemCube, dict[str, Any]]], taken: set[str]) -> None:
+        ids: set[str] = set()
+        for cube, _ in new:
+            if cube.id in taken or cube.id in ids:
+                raise InvalidArgument(
+                    f"id {cube.id} belongs to a cube at another address; leave id out to make a new cube"
+                )
+            ids.add(cube.id)
+        if not new:
+            return
+        self.conn.execute(_INSERT, [row for _, row in new])
+        cubes = [cube for cube, _ in new]
+        self._store_sources(cubes)
+        self._store_labels(cubes)
+        queued = [{"cube_id": c.id, "version": c.version} for c in cubes if _is_searched(c)]
+        if queued:
+            self.conn.execute(_QUEUE, queued)
 
     def _replace(self, found: Any, old: MemCube, cube: MemCube) -> MemCube:
         if old.frozen:
@@ -180,8 +239,8 @@ class Writer:
         self.conn.execute(update(t.cubes).where(t.cubes.c.id == old.id).values(**to_row(new, self.at)))
         self.conn.execute(delete(t.sources).where(t.sources.c.cube_id == new.id))
         self.conn.execute(delete(t.labels).where(t.labels.c.cube_id == new.id))
-        self._store_sources(new)
-        self._store_labels(new)
+        self._store_sources([new])
+        self._store_labels([new])
         self._queue(new)
         return new
 
@@ -294,24 +353,38 @@ class Writer:
 
     # -- what belongs to a cube ----------------------------------------------------------------------------
 
-    def _store_sources(self, cube: MemCube) -> None:
-        if cube.derived_from:
-            rows = [{"source_id": s, "cube_id": cube.id} for s in {x.id for x in cube.derived_from}]
+    def _store_sources(self, cubes: Iterable[MemCube]) -> None:
+        rows = [
+            {"source_id": source, "cube_id": cube.id}
+            for cube in cubes
+            for source in {x.id for x in cube.derived_from}
+        ]
+        if rows:
             self.conn.execute(insert(t.sources), rows)
 
-    def _store_labels(self, cube: MemCube) -> None:
-        found = set(cube.header.governance.sensitivity)
-        if found:
-            self.conn.execute(insert(t.labels), [{"cube_id": cube.id, "label": label} for label in found])
+    def _store_labels(self, cubes: Iterable[MemCube]) -> None:
+        rows = [
+            {"cube_id": cube.id, "label": label}
+            for cube in cubes
+            for label in set(cube.header.governance.sensitivity)
+        ]
+        if rows:
+            self.conn.execute(insert(t.labels), rows)
 
     def _queue(self, cube: MemCube) -> None:
-        if cube.text.strip() and cube.state in LIVE:
-            self.conn.execute(
-                self._db.upsert(t.index_queue, {"cube_id": cube.id, "version": cube.version})
-            )
+        if _is_searched(cube):
+            self.conn.execute(self._db.upsert(t.index_queue, {"cube_id": cube.id, "version": cube.version}))
         elif cube.version > 1:  # nothing to embed: it is found by its address, not by a search
             for table in (t.vectors, t.index_queue):
                 self.conn.execute(delete(table).where(table.c.cube_id == cube.id))
+
+
+def _is_searched(cube: MemCube) -> bool:
+    return cube.state in LIVE and bool(cube.text.strip())
+
+
+def _address_of(cube: MemCube) -> Address:
+    return (*owner_of(cube), pack_namespace(cube.namespace), cube.key or cube.id)
 
 
 def state_after_write(old: State) -> State:
@@ -353,3 +426,19 @@ def chunks(items: Iterable[str]) -> Iterator[list[str]]:
     """Distinct items in lists that fit in one statement."""
     every = list(dict.fromkeys(items))
     return (every[i : i + CHUNK] for i in range(0, len(every), CHUNK))
+
+
+# Built once: building a statement costs more than running it.
+_INSERT = insert(t.cubes)
+_QUEUE = insert(t.index_queue)
+_STORED = with_behaviour().where(
+    or_(
+        and_(
+            t.cubes.c.tenant == bindparam("at_tenant"),
+            t.cubes.c.user == bindparam("at_user"),
+            t.cubes.c.namespace == bindparam("at_namespace"),
+            t.cubes.c.key.in_(bindparam("at_keys", expanding=True)),
+        ),
+        t.cubes.c.id.in_(bindparam("with_ids", expanding=True)),
+    )
+)

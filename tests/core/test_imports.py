@@ -16,6 +16,8 @@ HEAVY = (
     "llama_index",
     "mem0",
     "sentence_transformers",
+    "psycopg",
+    "pgvector",
 )
 
 LIGHT = """

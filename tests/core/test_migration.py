@@ -33,7 +33,7 @@ def test_everything_is_there_after_the_upgrade(old: Path) -> None:
     with MemOS.open(old, embedder=bag_of_words, index="exact") as memos:
         alice = memos.scoped(user="alice")
         texts = [c.text for c in alice.find(not_types=("message", "kv"))]
-        assert texts[-3:] == ["The glacier is very old", "strings: 47", "I dislike rain"]
+        assert texts[-3:] == ["The glacier is very old", "harp: strings: 47", "I dislike rain"]
         [glacier] = [c for c in alice.find() if "glacier" in c.text]
         assert [c.text for c in alice.history(glacier.id)] == ["The glacier is old", "The glacier is very old"]
         assert (glacier.header.governance.sensitivity, glacier.header.governance.priority) == (("travel",), 2)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 from support import bag_of_words
 
 from memos_core import MemCube, MemOS, Plaintext, Scope
@@ -24,6 +25,7 @@ from memos_core.errors import KVError
 from memos_core.prompt import memory_line
 from memos_core.scheduler import hotness, plan_resident
 from memos_core.vault import CubeFilter, Plan
+from memos_core.vault import tables as t
 
 
 @dataclass
@@ -205,7 +207,7 @@ def test_an_expired_memory_leaves_with_its_kv(view: MemOS, engine: Recorder) -> 
     turn(view)
     [record] = kv_records(view)
     with view.vault.db.write() as conn:
-        conn.exec_driver_sql("UPDATE cubes SET expires_at = 1 WHERE id = ?", (cube.id,))
+        conn.execute(update(t.cubes).where(t.cubes.c.id == cube.id).values(expires_at=1))
     assert "heron" not in system_of(view)
     turn(view)
     assert record.key in engine.forgotten

@@ -266,7 +266,7 @@ with MemOS.open(sys.argv[1], user="u", embedder=None) as memos:
     except VaultError as err:
         errors.append(str(err))
     try:
-        memos.put([memos.cube(f"many {i} " + "y" * 4_000) for i in range(500)])
+        memos.put([memos.cube(f"many {i} " + "y" * 4_000) for i in range(2_000)])
     except VaultError as err:
         errors.append(str(err))
     listed = [c.id for c in memos.find()]

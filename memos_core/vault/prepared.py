@@ -1,0 +1,138 @@
+"""Statements that every search runs, made once for each form of `CubeFilter` and run again with other values.
+
+To build one with SQLAlchemy takes longer than SQLite takes to answer it. Here a filter of the same form is built with
+a marker in each place; where the markers end up in the finished statement says which value goes where."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from memos_core.cube import ANY_USER, Scope, now
+from memos_core.vault import tables as t
+from memos_core.vault.rows import CubeFilter, micros, pack_namespace
+
+_MARK = "\x7f"  # begins no value that the statements themselves hold
+_MOMENT = datetime(1, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+_LISTS = ("types", "not_types", "kinds", "ids", "keys")
+_MAX_KEPT = 500
+
+Make = Callable[[CubeFilter], Select[Any]]
+_Get = Callable[[CubeFilter], Any]
+
+
+class Prepared:
+    """The statements of one database. Safe from many threads."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[str, list[_Get | str | tuple[Any]]]] = {}
+        self._lock = threading.Lock()
+
+    def run(
+        self, conn: Connection, name: str, which: CubeFilter, make: Make, values: Mapping[str, Any]
+    ) -> list[Row[Any]]:
+        """The rows of a statement.
+
+        Args:
+            name: which statement; the same name is always the same `make`.
+            make: builds it, with `which.where()` in it.
+            values: of the parameters it names itself.
+        """
+        if conn.dialect.name != "sqlite":
+            return list(conn.execute(make(which), dict(values)).all())
+        key = (name, _form(which))
+        found = self._kept.get(key)
+        if found is None:
+            found = _prepare(conn, make, which, values)
+            with self._lock:
+                if len(self._kept) >= _MAX_KEPT:
+                    self._kept.clear()
+                self._kept[key] = found
+        sql, places = found
+        given = tuple(
+            values[p] if isinstance(p, str) else p[0] if isinstance(p, tuple) else p(which) for p in places
+        )
+        return list(conn.exec_driver_sql(sql, given).all())
+
+
+def _form(which: CubeFilter) -> Hashable:
+    """Everything about a filter that changes the text of its SQL."""
+    s = which.scope
+    return (
+        s.user if s.user in (None, ANY_USER) else "",
+        s.agent is None,
+        s.session is None,
+        None if which.clearance is None else len(which.clearance),
+        which.granted,
+        bool(which.namespace),
+        which.exact_namespace,
+        tuple(None if (x := getattr(which, name)) is None else len(x) for name in _LISTS),
+        None if which.states is None else tuple(which.states),
+        which.expired,
+        which.valid_at is None,
+    )
+
+
+def _prepare(
+    conn: Connection, make: Make, which: CubeFilter, values: Mapping[str, Any]
+) -> tuple[str, list[_Get | str | tuple[Any]]]:
+    marked, getters = _marked(which)
+    compiled = make(marked).compile(dialect=conn.dialect)
+    assert isinstance(compiled, SQLCompiler)
+    state = compiled.construct_expanded_state(dict(values))
+    assert state.positiontup is not None
+    places: list[_Get | str | tuple[Any]] = []
+    for param, value in zip(state.positiontup, state.positional_parameters, strict=True):
+        if param in values:
+            places.append(param)
+        elif param.startswith("alive_at"):
+            places.append(lambda _: micros(now()))
+        elif isinstance(value, str | int) and value in getters:
+            places.append(getters[value])
+        else:
+            assert not (isinstance(value, str) and value.startswith(_MARK)), f"no value for {value!r}"
+            places.append((value,))
+    return state.statement, places
+
+
+def _marked(which: CubeFilter) -> tuple[CubeFilter, dict[str | int, _Get]]:
+    """A filter of the same form with a marker in each place, and what each marker stands for."""
+    getters: dict[str | int, _Get] = {}
+    parts: dict[str, str] = {"tenant": _MARK + "tenant"}
+    for part in ("user", "agent", "session"):
+        if getattr(which.scope, part) not in (None, ANY_USER):
+            parts[part] = _MARK + part
+        elif part == "user" and which.scope.user == ANY_USER:
+            parts[part] = ANY_USER
+    for part, mark in parts.items():
+        if mark != ANY_USER:
+            getters[mark] = lambda w, part=part: getattr(w.scope, part)  # type: ignore[misc]
+    changes: dict[str, Any] = {"scope": Scope(**parts)}
+    for name in _LISTS:
+        given = getattr(which, name)
+        if given is not None:
+            changes[name] = [f"{_MARK}{name}{i}" for i in range(len(given))]
+            for i, mark in enumerate(changes[name]):
+                getters[mark] = lambda w, name=name, i=i: getattr(w, name)[i]  # type: ignore[misc]
+    if which.clearance is not None:
+        marks = [f"{_MARK}label{i}" for i in range(len(which.clearance))]
+        changes["clearance"] = frozenset(marks)
+        for i, mark in enumerate(marks):
+            getters[mark] = lambda w, i=i: sorted(w.clearance)[i]  # type: ignore[misc]
+    if which.namespace:
+        changes["namespace"] = (_MARK + "namespace",)
+        prefix = pack_namespace(changes["namespace"])
+        getters[prefix] = lambda w: pack_namespace(w.namespace)
+        getters[prefix[:-1] + chr(ord(t.SEP) + 1)] = lambda w: (
+            pack_namespace(w.namespace)[:-1] + chr(ord(t.SEP) + 1)
+        )
+    if which.valid_at is not None:
+        changes["valid_at"] = _MOMENT
+        getters[micros(_MOMENT)] = lambda w: micros(w.valid_at)
+    return replace(which, **changes), getters
