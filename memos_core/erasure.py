@@ -149,16 +149,17 @@ def _search(core: Core, fragments: Fragments) -> tuple[int, list[Trace]]:
 
 def _still_said(core: Core, windows: Iterable[bytes]) -> set[bytes]:
     """Those of some windows that stand in what was not erased."""
-    wanted = Fragments()
-    for window in windows:
-        wanted.add(window)
-    searcher = Searcher(wanted)
+    left = set(windows)
     found: set[bytes] = set()
-    if not searcher.empty:
-        with core.vault.db.read() as conn:
-            for _, content in remaining(conn):
-                found.update(searcher.search(content))
-                found.update(searcher.search(content.lower()))  # as the text index writes it
+    for lower in (False, True):  # the text index writes all in lower case
+        wanted = Fragments()
+        for window in left - found:
+            wanted.add(window)
+        searcher = Searcher(wanted)
+        if not searcher.empty:
+            with core.vault.db.read() as conn:
+                for _, content in remaining(conn):
+                    found.update(searcher.search(content.lower() if lower else content))
     return found
 
 

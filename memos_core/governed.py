@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
+from memos_core import arguments
 from memos_core.cube import ANY_USER, LIVE, State
 from memos_core.doctor import Report, examine
 from memos_core.erasure import Erasure, Trace, erase_cubes, trace
@@ -116,6 +117,7 @@ class Governed(View):
         Raises:
             NotFound: it is not in this scope.
         """
+        arguments.name(cube_id, "cube_id")
         if not self._core.vault.matching(self._everything(granted="share"), [cube_id]):
             raise self._missing(cube_id)
         found: dict[str, tuple[Right, ...]] = {}
@@ -138,10 +140,9 @@ class Governed(View):
 
     def _set_members(self, group: str, users: Sequence[str], *, member: bool) -> None:
         self._operator_only("groups")
-        if isinstance(users, str):
-            raise InvalidArgument(f"users must be a list of names, got {users!r}")
-        for name in (group, *users):
-            _name(name, "group" if name is group else "users")
+        _name(group, "group")
+        for user in arguments.names(users, "users"):
+            _name(user, "users")
         verb = "add to" if member else "remove from"
         with self._core.vault.writing(self._actor) as writer:
             self._core.vault.grants.set_members(writer.conn, self._scope.tenant, group, users, member=member)
@@ -176,6 +177,19 @@ class Governed(View):
         newest_first: bool = True,
     ) -> list[AuditRecord]:
         """Who did what to which cube of this scope's user, when, and through which adapter; see `LogQuery`."""
+        for name, value in (
+            ("cube_id", cube_id),
+            ("action", action),
+            ("principal", principal),
+            ("adapter", adapter),
+        ):
+            if value is not None:
+                arguments.name(value, name)
+        for name, at in (("since", since), ("until", until)):
+            if at is not None:
+                arguments.moment(at, name)
+        if limit is not None:
+            arguments.count(limit, "limit")
         query = LogQuery(self._scope, cube_id, action, principal, adapter, since, until, limit, newest_first)
         return self._core.vault.log(query)
 
@@ -292,12 +306,12 @@ def _grantee(to: str) -> tuple[str, str]:
 
 def _name(name: str, argument: str) -> str:
     if not isinstance(name, str) or not name.strip() or name == "*" or any(ord(c) < 32 for c in name):
-        raise InvalidArgument(f"{argument} must be a name without control characters, got {name!r}")
-    return name
+        raise InvalidArgument(f"{argument} must be a name without control characters, got {name!r:.80}")
+    return arguments.text(name, argument)
 
 
 def _rights(rights: Sequence[Right], implied: tuple[Right, ...] = ()) -> tuple[Right, ...]:
-    wanted = (rights,) if isinstance(rights, str) else tuple(rights)
+    wanted = (rights,) if isinstance(rights, str) else arguments.names(rights, "rights")
     if not wanted or any(right not in RIGHTS for right in wanted):
         raise InvalidArgument(f"rights must be some of {', '.join(RIGHTS)}, got {rights!r}")
     return tuple(right for right in RIGHTS if right in (*wanted, *implied))

@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
+from math import isfinite
 from typing import Any, Literal
 
-from memos_core.cube import LIVE, MemCube, Namespace, Origin, State, now
+from memos_core import arguments
+from memos_core.cube import (
+    LIVE,
+    Activation,
+    Header,
+    MemCube,
+    Namespace,
+    Origin,
+    Parametric,
+    Plaintext,
+    Scope,
+    Source,
+    State,
+    now,
+)
 from memos_core.drafts import draft, names, redraft
 from memos_core.errors import AccessDenied, InvalidArgument, VersionConflict
 from memos_core.governance import DuplicatePolicy
@@ -20,6 +35,16 @@ from memos_core.view import View, distinct_ids
 # What a search or a prompt is not about unless asked: the verbatim conversation, and records of KV caches.
 NOT_MEMORIES = ("message", "kv")
 # What a grant to write lets others change; the rest is its owner's.
+_ID_LENGTH = 200  # no cube's id is longer
+_PARTS: dict[str, Any] = {
+    "id": str,
+    "scope": Scope,
+    "key": str,
+    "payload": Plaintext | Activation | Parametric,
+    "header": Header,
+    "state": State,
+    "frozen": bool,
+}
 _GRANTED_CHANGES = frozenset({"text", "tags", "semantic_type", "spoken_at", "valid_from", "valid_to"})
 
 
@@ -58,8 +83,20 @@ class Memory(View):
             derived_from: cubes it was made from.
 
         Raises:
-            InvalidArgument: content that is no JSON, an unregistered structure, an empty text, a bad ttl.
+            InvalidArgument: content that is no JSON, an unregistered structure, an empty text, a bad ttl, or another
+                argument of the wrong kind.
         """
+        _check_details(
+            text=text,
+            key=key,
+            semantic_type=semantic_type,
+            tags=tags,
+            sensitivity=sensitivity,
+            spoken_at=spoken_at,
+            valid_from=valid_from,
+            valid_to=valid_to,
+        )
+        derived_from = arguments.every(derived_from, "derived_from", MemCube)
         return draft(
             content,
             self._core.vault.structures,
@@ -98,12 +135,17 @@ class Memory(View):
             AccessDenied: a cube's scope is outside this view's, or what it replaces may not be read here.
             InvalidArgument, VersionConflict, VaultError.
         """
-        cubes = list(cubes)
+        cubes = arguments.every(cubes, "cubes", MemCube)
         for cube in cubes:
+            _check_cube(cube)
             if not self._scope.contains(cube.scope):
                 raise AccessDenied(
                     f"a cube of scope {cube.scope} may not be written through a view of {self._scope}"
                 )
+        if expected_version is not None:
+            arguments.count(expected_version, "expected_version")
+        if duplicates is not None and not isinstance(duplicates, DuplicatePolicy):
+            raise InvalidArgument(f"duplicates must be a DuplicatePolicy, got {duplicates!r:.80}")
         if expected_version is not None and len(cubes) != 1:
             raise InvalidArgument(f"expected_version is for one cube at a time, got {len(cubes)}")
         return self._store(cubes, expected_version, duplicates or self._core.duplicates)
@@ -160,6 +202,9 @@ class Memory(View):
             VersionConflict: `expected_version` is not the stored one.
             InvalidArgument: as for `cube`, or it is no plaintext cube.
         """
+        _check_details(**details)
+        if expected_version is not None:
+            arguments.count(expected_version, "expected_version")
         while True:
             old = self._get(cube_id, granted="write")
             if not self._scope.contains(old.scope) and not _GRANTED_CHANGES.issuperset(details):
@@ -213,9 +258,11 @@ class Memory(View):
         Raises:
             NotFound: there is none in this scope (or was none then). VaultError: it is damaged.
         """
+        arguments.name(cube_id, "cube_id")
         if as_of is not None:
             then = self._core.vault.find_at(
-                self._which(granted="read", states=None, expired=True, ids=[cube_id]), as_of
+                self._which(granted="read", states=None, expired=True, ids=[cube_id]),
+                arguments.moment(as_of, "as_of"),
             )
             if not then:
                 raise self._missing(cube_id)
@@ -228,6 +275,7 @@ class Memory(View):
         return found
 
     def _get(self, cube_id: str, granted: Right | None = None) -> MemCube:
+        arguments.name(cube_id, "cube_id")
         found = self._core.vault.get(self._which(granted=granted, states=None), [cube_id], strict=True)
         if found:
             return found[cube_id]
@@ -251,7 +299,7 @@ class Memory(View):
         which = self._which(
             namespace=names(namespace, "namespace"),
             exact_namespace=True,
-            keys=[key],
+            keys=[arguments.name(key, "key")],
             states=None,
         )
         found = self._core.vault.find(which, limit=1)
@@ -291,9 +339,14 @@ class Memory(View):
             granted="read" if shared else None,
             valid_at=_moment(valid_at),
         )
+        arguments.count(offset, "offset")
+        if limit is not None:
+            arguments.count(limit, "limit")
+        if not isinstance(order, str):
+            raise InvalidArgument(f"order must be 'created', '-created' or '-updated', got {order!r:.80}")
         if as_of is None:
             return self._core.vault.find(which, order=order, limit=limit, offset=offset)
-        then = self._core.vault.find_at(which, as_of)
+        then = self._core.vault.find_at(which, arguments.moment(as_of, "as_of"))
         return then[offset:] if limit is None else then[offset : offset + limit]
 
     def type_counts(self) -> dict[str, int]:
@@ -302,6 +355,8 @@ class Memory(View):
 
     def ids_ending(self, part: str) -> list[str]:
         """Ids in this scope that end with `part`, at most ten: people type the end of an id."""
+        if len(arguments.name(part, "part")) > _ID_LENGTH:
+            return []
         return self._core.vault.ids_ending(self._which(states=None), part)
 
     def namespaces(self, prefix: Namespace = ()) -> list[Namespace]:
@@ -333,6 +388,14 @@ class Memory(View):
             valid_at: what held at this moment ("now"), None: whenever it held.
             as_of: search the vault as it was at this moment.
         """
+        if not isinstance(query, str):
+            raise InvalidArgument(f"query must be a text, got {query!r:.80}")
+        arguments.count(k, "k", 1)
+        if accept is not None and not callable(accept):
+            raise InvalidArgument(f"accept must be a function of a cube, got {accept!r:.80}")
+        _check_similarity(min_similarity)
+        if as_of is not None:
+            arguments.moment(as_of, "as_of")
         skipped = () if types is not None else not_types
         which = self._which(
             namespace=names(namespace, "namespace"),
@@ -356,8 +419,44 @@ class Memory(View):
 
 
 def _moment(valid_at: datetime | Literal["now"] | None) -> datetime | None:
-    if valid_at is None or isinstance(valid_at, datetime):
-        return valid_at
+    if valid_at is None:
+        return None
+    if isinstance(valid_at, datetime):
+        return arguments.moment(valid_at, "valid_at")
     if valid_at != "now":
-        raise InvalidArgument(f"valid_at must be a datetime, 'now' or None, got {valid_at!r}")
+        raise InvalidArgument(f"valid_at must be a datetime, 'now' or None, got {valid_at!r:.80}")
     return now()
+
+
+def _check_similarity(value: float | None) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if value is not None and not number:
+        raise InvalidArgument(f"min_similarity must be a number or None, got {value!r:.80}")
+
+
+def _check_details(**details: Any) -> None:
+    """Refuse values that pydantic would make something of: bytes a text, a number a moment."""
+    for part in ("spoken_at", "valid_from", "valid_to"):
+        if details.get(part) is not None:
+            arguments.moment(details[part], part)
+    if details.get("text") is not None:
+        arguments.text(details["text"], "text")
+    for part in ("key", "semantic_type"):
+        if details.get(part) is not None:
+            arguments.name(details[part], part)
+    for part in ("tags", "sensitivity"):
+        if part in details:
+            arguments.names(details[part], part)
+
+
+def _check_cube(cube: MemCube) -> None:
+    """Refuse what `model_copy` lets through and no cube can be."""
+    for part, kind in _PARTS.items():
+        if not isinstance(getattr(cube, part), kind):
+            raise InvalidArgument(f"cubes: {part} of a cube must be {kind}, got {getattr(cube, part)!r:.80}")
+    if not arguments.name(cube.id, "id").strip() or any(ord(char) < 32 for char in cube.id):
+        raise InvalidArgument(f"id of a cube must not be empty or hold control characters, got {cube.id!r}")
+    arguments.name(cube.key, "key")
+    arguments.count(cube.version, "version", 1)
+    arguments.names(cube.namespace, "namespace")
+    arguments.every(cube.derived_from, "derived_from", Source)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
 Where = tuple[str, str]  # (cube id or "", what it was: "text", "vector", …)
-Found = tuple[int, int]  # (number of the fragment, first place)
+Found = tuple[int, int]  # (number of the fragment, a place)
 
 SHORTEST = 12  # what is shorter may stand anywhere by chance
 WIDTH = 24
@@ -41,7 +41,7 @@ class Trace:
     Args:
         file: its path; for a row that a database still returns, the table.
         what: "text", "vector", "KV cache", …  cube_id: of the cube it belonged to, or "".
-        at: the first byte of it in the file.
+        at: where in the file, in bytes.
     """
 
     file: str
@@ -150,7 +150,7 @@ class Searcher:
         return self._where[fragment]
 
     def search(self, content: bytes) -> dict[bytes, Found]:
-        """The windows that are in `content`, each with its fragment and the first place."""
+        """The windows that are in `content`, each with its fragment and a place."""
         found: dict[bytes, Found] = {}
         for start in range(0, max(1, len(content) - SHORTEST + 1), _CHUNK):
             for window, fragment, at in self._in_chunk(content[start : start + _CHUNK + WIDTH]):
@@ -170,7 +170,7 @@ class Searcher:
             if words is not None:
                 hits = np.flatnonzero(self._table.take(_slot(words, self._shift)))
                 found.append(hits * 8 + shift)
-        places = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+        places = np.concatenate(found) if found else np.empty(0, np.int64)
         view = _every(chunk)
         for group in self._groups:
             fits = places[places <= len(chunk) - group.size]
@@ -179,7 +179,9 @@ class Searcher:
             keys = _key(view, fits, group.size)
             first = np.searchsorted(group.keys, keys)
             first[first == len(group.keys)] = 0
-            for i in np.flatnonzero(group.keys[first] == keys).tolist():
+            hits = np.flatnonzero(group.keys[first] == keys)
+            # What is said often is looked at once.
+            for i in hits[np.unique(first[hits], return_index=True)[1]].tolist():
                 window = chunk[int(fits[i]) : int(fits[i]) + group.size]
                 k = int(first[i])
                 while k < len(group.keys) and group.keys[k] == keys[i]:

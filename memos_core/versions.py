@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from memos_core import arguments
 from memos_core.cube import (
     Descriptive,
     Governance,
@@ -31,6 +32,7 @@ class Versions(View):
         Raises:
             NotFound: there is none in this scope.
         """
+        arguments.name(cube_id, "cube_id")
         which = self._which(granted="read", states=None)
         current = self._core.vault.get(which, [cube_id])
         if not current:
@@ -51,6 +53,9 @@ class Versions(View):
         Raises:
             NotFound: the cube or a version is not there.
         """
+        arguments.count(old, "old")
+        if new is not None:
+            arguments.count(new, "new")
         versions = self.history(cube_id)
         return diff(_version(versions, old), versions[-1] if new is None else _version(versions, new))
 
@@ -62,6 +67,7 @@ class Versions(View):
             NotFound: the cube or the version is not there. AccessDenied: it may only be read here.
             InvalidArgument: it is frozen.
         """
+        arguments.count(version, "version")
         target = _version(self.history(cube_id), version)
         with self._core.vault.writing(self._actor) as writer:
             [current] = self._locked(writer, [cube_id], granted="write")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from typing import Any
 
+from memos_core import arguments
 from memos_core.core import Core
-from memos_core.cube import MemCube, Principal, Scope
+from memos_core.cube import MemCube, Principal, Scope, State
 from memos_core.errors import AccessDenied, InvalidArgument, NotFound
 from memos_core.governance import effective_scope
 from memos_core.scheduler import MemScheduler
@@ -38,7 +40,18 @@ class View:
         return self._core.scheduler
 
     def _which(self, **parts: Any) -> CubeFilter:
-        """A filter of what this view may see. Every read and every change begins with one."""
+        """A filter of what this view may see. Every read and every change begins with one.
+
+        Raises:
+            InvalidArgument: a part of it is of the wrong kind.
+        """
+        for part in ("types", "kinds", "keys", "ids"):
+            if parts.get(part) is not None:
+                parts[part] = arguments.names(parts[part], part)
+        if "not_types" in parts:
+            parts["not_types"] = arguments.names(parts["not_types"], "not_types")
+        if parts.get("states") is not None:
+            parts["states"] = _states(parts["states"])
         return CubeFilter(self._scope, self._principal.clearance, **parts)
 
     def _everything(self, granted: Right | None = None) -> CubeFilter:
@@ -79,7 +92,12 @@ def distinct_ids(ids: str | Sequence[str]) -> list[str]:
         InvalidArgument: something else than strings.
     """
     if isinstance(ids, str):
-        return [ids]
-    if not isinstance(ids, Sequence | set | frozenset) or not all(isinstance(i, str) for i in ids):
-        raise InvalidArgument(f"ids must be a cube's id or a list of them, got {ids!r}")
-    return list(dict.fromkeys(ids))
+        return [arguments.name(ids, "ids")]
+    return list(dict.fromkeys(arguments.names(ids, "ids")))
+
+
+def _states(states: object) -> tuple[State, ...]:
+    if isinstance(states, Sequence | Set) and not isinstance(states, str | bytes):
+        with suppress(ValueError):
+            return tuple(State(state) for state in states)
+    raise InvalidArgument(f"states must be a list of {', '.join(State)}, got {states!r:.80}")

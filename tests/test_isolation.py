@@ -4,9 +4,11 @@ Users, agents, sessions, groups and clearances of two tenants write, share, take
 kind of adapter, and look for memories through every door there is. Each text carries a number of its own, so that
 whatever comes back, and in whatever form, says which memories are in it.
 
-CI takes 150 examples. The long run (its result is in the notes of the release that made it):
+CI takes 150 examples. The long run, of 10,000, in two processes:
 
-    MEMOS_EXAMPLES=10000 python -m pytest tests/test_isolation.py -q
+    for seed in 1 2; do
+        MEMOS_EXAMPLES=5000 python -m pytest tests/test_isolation.py -q -p no:cacheprovider --hypothesis-seed=$seed &
+    done; wait
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -42,7 +45,7 @@ TENANTS = ("t1", "t2")
 USERS = ("ann", "bob", "cyd")
 GROUPS = ("crew", "staff")
 LABELS = ((), ("health",), ("health", "money"))
-WORDS = ("falcon", "glacier", "harp")
+WORDS = ("falcon", "harp")
 NAMESPACES = (("memories",), ("memories", "sub"), ("memoriesx",))
 GRANTEES = ("user:ann", "user:bob", "group:crew", "group:staff", "everyone")
 ACTIONS = ("reject", "link", "merge")
@@ -121,11 +124,11 @@ class Engine(Recorder):
 
 WHO = st.builds(
     Who,
-    tenant=st.sampled_from(("t1", "t1", "t1", "t2")),
-    user=st.sampled_from(("ann", *USERS, None)),
+    tenant=st.sampled_from(("t1", "t1", "t1", "t1", "t2")),
+    user=st.sampled_from(("ann", "ann", "bob", *USERS, None)),
     agent=st.sampled_from((None, None, None, "a1", "a2")),
     session=st.sampled_from((None, None, None, "s1", "s2")),
-    clearance=st.sampled_from((None, None, None, frozenset(), frozenset({"health"}))),
+    clearance=st.sampled_from((None, None, frozenset(), frozenset({"health"}))),
     is_user=st.booleans(),
 )
 PICK = st.integers(0, 99)
@@ -136,8 +139,16 @@ OWNER = st.sampled_from((True, True, False))
 class Isolation(RuleBasedStateMachine):
     """Everybody does everything; dicts say what must come back."""
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(
+        owners=st.lists(WHO, min_size=3, max_size=6),
+        labels=st.lists(st.sampled_from(LABELS), min_size=12, max_size=12),
+        gifts=st.lists(st.sampled_from((None, *GRANTEES)), min_size=6, max_size=6),
+        word=WORD,
+        members=st.sets(st.sampled_from(USERS)),
+    )
+    def start(
+        self, owners: list[Who], labels: list[Any], gifts: list[Any], word: str, members: set[str]
+    ) -> None:
         self.memos = MemOS.open(":memory:", tenant="t1", embedder=bag_of_words, index="exact")
         self.engine = Engine()
         self.memos.scheduler.attach(self.engine)
@@ -150,12 +161,26 @@ class Isolation(RuleBasedStateMachine):
         self.moments: list[tuple[datetime, dict[str, tuple[Version, str]]]] = []
         self.count = itertools.count()
         self.checked = 0
+        for i, who in enumerate(owners):
+            self.write(who._replace(clearance=None), word, NAMESPACES[0], "", labels[i], "core")
+            if i % 2:
+                self.remember_this_moment()
+                number = len(self.cubes) - 1
+                self.update(who, number, word, labels[-1 - i], stale=False, owner=True)
+            if gifts[i] is not None:
+                self.grant(who, len(self.cubes) - 1, gifts[i], ("read",), owner=True)
+        if members:
+            self.regroup("t1", GROUPS[0], members, True, self.operator("t1"))
 
     def teardown(self) -> None:
         if hasattr(self, "memos"):
             self.memos.close()
 
     # -- the model -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def operator(tenant: str) -> Who:
+        return Who(tenant, None, None, None, None, False)
 
     def view(self, who: Who) -> MemOS:
         user = who.user if who.is_user else None
@@ -266,15 +291,28 @@ class Isolation(RuleBasedStateMachine):
         else:
             if (who.user, who.agent, who.session) == (None, None, None):
                 return
-            operator = self.view(Who(who.tenant, None, None, None, None, False))
+            operator = self.view(self.operator(who.tenant))
             ids: Any = {"user_id": who.user, "agent_id": who.agent, "run_id": who.session}
             [added] = Memory(operator).add(text, **ids, infer=False)["results"]
             id_ = added["id"]
         self.written(who, id_, namespace, key, version)
 
-    @rule(who=WHO, word=WORD, labels=st.sampled_from(LABELS), action=st.sampled_from(ACTIONS))
-    def say_again(self, who: Who, word: str, labels: tuple[str, ...], action: Any) -> None:
+    @precondition(lambda self: self.cubes)
+    @rule(
+        who=WHO,
+        word=WORD,
+        labels=st.sampled_from(LABELS),
+        action=st.sampled_from(ACTIONS),
+        number=PICK,
+        owner=OWNER,
+    )
+    def say_again(
+        self, who: Who, word: str, labels: tuple[str, ...], action: Any, number: int, owner: bool
+    ) -> None:
         """Something near it is known: what is known is only told to those who may read it."""
+        if owner:
+            cube = self.pick(number)[1]
+            who = who._replace(tenant=cube.tenant, user=cube.user, agent=cube.now.agent)
         text, view, anywhen = self.text(word), self.view(who), who._replace(session=None)
         policy = DuplicatePolicy(near=action, similarity=0.6)
         [stored] = view.put([view.cube(text, sensitivity=labels)], duplicates=policy)
@@ -356,26 +394,23 @@ class Isolation(RuleBasedStateMachine):
             cube.state = "live"
 
     @precondition(lambda self: self.cubes)
-    @rule(who=WHO, number=PICK, owner=OWNER)
-    def delete(self, who: Who, number: int, owner: bool) -> None:
+    @rule(who=WHO, number=PICK, owner=OWNER, everything=st.booleans())
+    def delete(self, who: Who, number: int, owner: bool, everything: bool) -> None:
         self.check_kv()
         id_, cube = self.pick(number)
         who = self.actor(who, cube, owner)
-        gone = set(self.view(who).delete(id_))
-        assert (id_ in gone) == self.mine(who, cube)
-        assert not gone & (self.cubes.keys() - {id_})
-        if gone:
-            self.drop(id_)
-
-    @rule(who=WHO, namespace=st.sampled_from(NAMESPACES))
-    def delete_where(self, who: Who, namespace: tuple[str, ...]) -> None:
-        self.check_kv()
-        depth = len(namespace)
-        mine = {i for i, c in self.cubes.items() if self.mine(who, c) and c.namespace[:depth] == namespace}
-        gone = set(self.view(who).delete_where(namespace=namespace))
-        assert gone & self.cubes.keys() == mine
-        for id_ in mine:
-            self.drop(id_)
+        doomed = [id_]
+        if everything:
+            doomed = [
+                i for i, c in self.cubes.items() if c.namespace[: len(cube.namespace)] == cube.namespace
+            ]
+            gone = set(self.view(who).delete_where(namespace=cube.namespace))
+        else:
+            gone = set(self.view(who).delete(id_))
+        expected = {i for i in doomed if self.mine(who, self.cubes[i])}
+        assert gone & self.cubes.keys() == expected
+        for doomed_id in expected:
+            self.drop(doomed_id)
 
     def drop(self, id_: str) -> None:
         cube = self.cubes.pop(id_)
@@ -399,8 +434,10 @@ class Isolation(RuleBasedStateMachine):
     @rule(who=WHO, one=PICK, two=PICK, word=WORD, owner=OWNER)
     def merge(self, who: Who, one: int, two: int, word: str, owner: bool) -> None:
         self.check_kv()
-        pair = dict((self.pick(one), self.pick(two)))
-        who = self.actor(who, self.pick(one)[1], owner)
+        id_, cube = self.pick(one)
+        who = self.actor(who, cube, owner)
+        others = [(i, c) for i, c in self.cubes.items() if not owner or self.mine(who, c)]
+        pair = dict(((id_, cube), others[two % len(others)]))
         view, text = self.view(who), self.text(word)
         foreign = [cube for cube in pair.values() if not self.mine(who, cube)]
         if len(pair) < 2 or (not foreign and any(cube.state == "archived" for cube in pair.values())):
@@ -436,6 +473,8 @@ class Isolation(RuleBasedStateMachine):
     def grant(self, who: Who, number: int, to: str, rights: tuple[Any, ...], owner: bool) -> None:
         id_, cube = self.pick(number)
         who = self.actor(who, cube, owner)
+        if not owner and cube.grants:  # somebody of this tenant, who may have been granted it
+            who = who._replace(tenant=cube.tenant, clearance=None)
         wanted = {"read", *rights}
         if self.mine(who, cube):
             allowed = True
@@ -488,7 +527,7 @@ class Isolation(RuleBasedStateMachine):
             with pytest.raises(AccessDenied):
                 self.view(who).add_to_group(group, sorted(users))
             return
-        operator = self.view(Who(tenant, None, None, None, None, False))
+        operator = self.view(self.operator(tenant))
         changed = {(tenant, group, user) for user in users}
         if join:
             operator.add_to_group(group, sorted(users))
@@ -527,8 +566,8 @@ class Isolation(RuleBasedStateMachine):
         assert set(view.namespaces()) - {("kv",)} == namespaces
         counted = {t: n for t, n in view.type_counts().items() if t != "kv"}
         assert sum(counted.values()) == sum(self.mine(who, self.cubes[i]) for i in live)
-        for id_, cube in self.cubes.items():
-            assert (id_ in view.ids_ending(id_[-8:])) == self.mine(who, cube)
+        for id_ in [*self.cubes][:2]:
+            assert (id_ in view.ids_ending(id_[-8:])) == self.mine(who, self.cubes[id_])
         log = view.audit_log(limit=None)
         assert {r.user for r in log} <= {who.user}
         assert all(
@@ -557,11 +596,12 @@ class Isolation(RuleBasedStateMachine):
         for id_, cube in self.cubes.items():
             own = owns(who, cube, cube.now)
             if not self.may(who, cube):
-                for call in (view.read, view.history, view.grants):
+                doors: list[Any] = [view.read, view.history]
+                if id_ == max(self.cubes):
+                    doors += [view.grants, partial(view.diff, old=1)]
+                for call in doors:
                     with pytest.raises(NotFound):
                         call(id_)
-                with pytest.raises(NotFound):
-                    view.diff(id_, 1)
                 continue
             texts = [
                 v.text for v in cube.versions if who.cleared(v.labels) and (not own or owns(who, cube, v))
@@ -573,7 +613,7 @@ class Isolation(RuleBasedStateMachine):
             assert view.read(id_).text == cube.now.text
             if own and cube.state == "archived":
                 cube.state = "live"
-        for (tenant, user, namespace, key), id_ in self.addresses.items():
+        for (tenant, user, namespace, key), id_ in [*self.addresses.items()][:3]:
             at = view.at(namespace, key)
             if (tenant, user) == (who.tenant, who.user):
                 assert (at is not None) == self.mine(who, self.cubes[id_])
@@ -615,11 +655,10 @@ class Isolation(RuleBasedStateMachine):
         found = numbers(store.search((), query=word, limit=100))
         assert self.shown_to(who, live, own=True) <= found <= self.shown_to(who, live)
         assert numbers(store.search((), limit=100)) == self.shown_to(who, live, own=True)
-        for namespace in NAMESPACES:
-            for key in ("k", "k2"):
-                id_ = self.addresses.get((who.tenant, who.user, namespace, key))
-                expected = self.shown_to(who, [id_] if id_ else [], own=True)
-                assert numbers(store.get(namespace, key)) == expected
+        for namespace in NAMESPACES[:2]:
+            id_ = self.addresses.get((who.tenant, who.user, namespace, "k"))
+            expected = self.shown_to(who, [id_] if id_ else [], own=True)
+            assert numbers(store.get(namespace, "k")) == expected
         if who.user is not None:
             memory = Memory(view)
             entities = {"user_id": who.user}
@@ -635,30 +674,26 @@ class Isolation(RuleBasedStateMachine):
             spoken = [i for i, c in self.cubes.items() if c.state == "live" and c.message]
             assert shown <= self.shown_to(anywhen, live) | self.shown_to(who, spoken, own=True)
 
-    @rule(who=WHO, thread=st.sampled_from(("th1", "th2")), word=WORD)
-    def checkpoint(self, who: Who, thread: str, word: str) -> None:
+    @rule(who=WHO, other=WHO, thread=st.sampled_from(("th1", "th2")), word=WORD)
+    def checkpoint(self, who: Who, other: Who, thread: str, word: str) -> None:
         saver, text = MemOSSaver(self.view(who)), self.text(word)
         checkpoint = empty_checkpoint()
         checkpoint["channel_values"], checkpoint["channel_versions"] = {"said": text}, {"said": "1"}
         config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
         saver.put(config, checkpoint, {"source": "input"}, {"said": "1"})
         self.threads.setdefault((who.tenant, who.user, thread), set()).update(numbers(text))
-
-    @rule(who=WHO)
-    def look_at_threads(self, who: Who) -> None:
-        saver = MemOSSaver(self.view(who))
-        for thread in ("th1", "th2"):
-            config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
-            expected = self.threads.get((who.tenant, who.user, thread), set())
+        for asking in (who, other):
+            saver = MemOSSaver(self.view(asking))
+            mine = [n for (t, u, _), n in self.threads.items() if (t, u) == (asking.tenant, asking.user)]
+            assert numbers([*saver.list(None)]) == set().union(*mine)
+            expected = self.threads.get((asking.tenant, asking.user, thread), set())
             assert numbers([*saver.list(config)]) == expected
             assert numbers(saver.get_tuple(config)) <= expected
-        every = [n for (t, u, _), n in self.threads.items() if (t, u) == (who.tenant, who.user)]
-        assert numbers([*saver.list(None)]) == set().union(*every)
 
 
 Isolation.TestCase.settings = settings(
     max_examples=EXAMPLES,
-    stateful_step_count=20,
+    stateful_step_count=10,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],

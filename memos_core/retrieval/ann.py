@@ -128,12 +128,12 @@ class AnnIndex:
         index.check()
         epoch = self._vault.vectors.epoch
         if epoch != index.epoch:  # it holds what was erased
-            index.start_over(epoch)
             self._vault.vectors.reset_index()
+            index.start_over(epoch)
         elif not index.remote and index.stamp not in self._vault.vectors.stamps:
             log.warning("the Chroma folder %s is another state than the vault's: it is fed anew", self._place)
-            index.start_over(epoch)
             self._vault.vectors.reset_index()
+            index.start_over(epoch)
         expected = self._vault.vectors.total(only_in_index=True)
         held = index.count()
         if held > expected:
@@ -161,8 +161,7 @@ class AnnIndex:
             if self._closing.is_set() or index is not self._index:
                 return
             try:
-                if index.recover(err):
-                    self._vault.vectors.reset_index()
+                index.recover(err, self._vault.vectors.reset_index)
             except IndexUnreachable as unreachable:
                 self._unreachable(unreachable)
 
@@ -210,13 +209,13 @@ class AnnIndex:
         except filelock.Timeout:
             self._vault.vectors.reset_index(erased=True)
             return
+        self._vault.vectors.reset_index()
         try:
             shutil.rmtree(folder)
         except OSError as err:
             raise IndexDamaged(f"the folder {folder} cannot be removed: {err.strerror or err}") from err
         finally:
             lock.release()
-        self._vault.vectors.reset_index()
 
     def close(self) -> None:
         """Stop feeding and give the folder back."""

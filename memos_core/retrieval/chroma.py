@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -119,24 +119,26 @@ class ChromaIndex:
         except Exception as err:  # noqa: BLE001 - Chroma raises its own and Rust errors; the index can be rebuilt
             self._anew(err)
 
-    def recover(self, why: Exception) -> bool:
+    def recover(self, why: Exception, emptied: Callable[[], None]) -> None:
         """Make it usable again after a failure.
 
-        Returns:
-            Whether it is empty now, and the vault must say that it holds nothing.
+        Args:
+            emptied: called before all it holds is dropped, where that has to be.
 
         Raises:
             IndexUnreachable: the server does not answer.
         """
         if isinstance(self._place, Path):
+            emptied()
             self._anew(why)
-            return True
+            return
         before = str(getattr(self._collection, "id", ""))
         self._connect()
-        if str(self._collection.id) != before:  # another process has started it over
-            return False
-        self.start_over(self.epoch)
-        return True
+        if (
+            str(self._collection.id) == before
+        ):  # else another process, or the server's loss, has started it over
+            emptied()
+            self.start_over(self.epoch)
 
     def start_over(self, epoch: str) -> None:
         """Drop all it holds, files included, and go on empty.

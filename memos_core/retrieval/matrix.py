@@ -56,11 +56,11 @@ class Ranking:
                 order = np.argsort(-self.scores, kind="stable")
 
     def among(self, versions: dict[str, int]) -> dict[str, float]:
-        """The cosines of these ids, where the row is of the version given."""
+        """The cosines of these ids, where the row is not older than the version given."""
         return {
             self.ids[i]: float(score)
             for i, score in enumerate(self.scores)
-            if score > -np.inf and versions.get(self.ids[i]) == self.versions[i]
+            if score > -np.inf and self.versions[i] >= versions.get(self.ids[i], self.versions[i] + 1)
         }
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from memos_core.retrieval.embedder import Embedder, installed
 from memos_core.retrieval.fusion import fuse, query_words
 from memos_core.retrieval.matrix import BUDGET, MatrixCache, Ranking
 from memos_core.vault import CubeFilter, Vault
-from memos_core.vault.vectors import Matrix
+from memos_core.vault.vectors import Matrix, Owner
 from memos_core.vault.words import bm25
 
 log = logging.getLogger("memos_core.retrieval")
@@ -77,7 +78,8 @@ class Retriever:
         self.embedder = embedder
         self._lock = threading.RLock()  # one thread embeds at a time
         self._dims: int | None = None
-        self._asked = False  # whether a search found a scope that "auto" would rather have in Chroma
+        # Whether Chroma is asked: from the start, or since a search found a scope that "auto" would rather have there.
+        self._asked = False
         self._kept: OrderedDict[tuple[str, int], Matrix] = OrderedDict()
         self._kind = index
         self._ann: AnnIndex | None = None
@@ -91,6 +93,7 @@ class Retriever:
             self._ann = AnnIndex(vault, name, home / "chroma", required=index != "auto")
         if embedder is None or self._ann is None:
             self._kind = "exact"
+        self._asked = self._kind not in ("auto", "exact")
         if embedder is not None:
             vault.vectors.reset(embedder.name)
 
@@ -126,7 +129,7 @@ class Retriever:
 
     def feed_index(self, *, should_yield: Callable[[], None] | None = None) -> int:
         """Give Chroma the vectors it does not hold, if this process owns it. Returns how many."""
-        if self._ann is None or self._kind == "exact" or (self._kind == "auto" and not self._asked):
+        if self._ann is None or not self._asked:
             return 0
         return self._ann.feed(should_yield)
 
@@ -178,23 +181,26 @@ class Retriever:
         """
         if k < 1:
             raise InvalidArgument(f"k must be 1 or more, got {k}")
-        which = self.vault.narrowed(which)
         words, vector = query_words(query), self._question(query)
         if vector is not None:
             self.apply_pending(which)
         pool = max(_POOL, 4 * k)
+        # Read cubes in order of rank, and no more than needed.
+        size = k if accept is None else max(k, _PAGE)
         while True:
-            lexical = dict(self.vault.lexical(words, which, pool))
-            semantic = self._semantic(vector, which, pool)
-            if min_similarity is not None:
-                semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
-            ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
+            # Not while Chroma is asked, which may change what the vault says of it.
+            with self.vault.db.held() if not self._asked else nullcontext():
+                which = self.vault.narrowed(which)
+                lexical = dict(self.vault.lexical(words, which, pool))
+                semantic = self._semantic(vector, which, pool)
+                if min_similarity is not None:
+                    semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
+                ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
+                first = self.vault.get(which, [id_ for id_, _ in ranked[:size]])
             hits: list[Hit] = []
-            # Read cubes in order of rank, and no more than needed.
-            size = k if accept is None else max(k, _PAGE)
             for start in range(0, len(ranked), size):
                 page = ranked[start : start + size]
-                cubes = self.vault.get(which, [id_ for id_, _ in page])
+                cubes = first if start == 0 else self.vault.get(which, [id_ for id_, _ in page])
                 hits += [
                     Hit(cubes[id_], score, semantic.get(id_), lexical.get(id_))
                     for id_, score in page
@@ -226,8 +232,7 @@ class Retriever:
             served = self.vault.vectors.nearest(which, vector, self.embedder.name, pool)
             if served is not None:
                 return dict(served)
-            user = None if which.scope.user == ANY_USER else which.scope.user or ""
-            ranking = self._matrices.compare((which.scope.tenant, user), vector)
+            ranking = self._matrices.compare(_owner(which), vector)
             if ranking is not None and (self._kind == "exact" or len(ranking.scores) <= EXACT_BELOW):
                 found = self._matching(ranking, which, pool)
                 if which.granted is not None:  # these lie in the matrices of others
@@ -235,7 +240,9 @@ class Retriever:
                 return _best(found, pool)
             if self._kind == "exact":
                 return self._compared(which, vector, pool)
-            self._asked = True
+            if not self._asked:  # the next search may ask it
+                self._asked = True
+                return self._compared(which, vector, pool)
         return self._approximate(vector, which, pool)
 
     def _matching(self, ranking: Ranking, which: CubeFilter, pool: int) -> dict[str, float]:
@@ -247,7 +254,7 @@ class Retriever:
                 return _best(ranking.among(self.vault.vectors.versions(which)), pool)
             current = self.vault.vectors.versions(which, list(page))
             for id_, (version, score) in page.items():
-                if current.get(id_) == version and len(found) < pool:
+                if version >= current.get(id_, version + 1) and len(found) < pool:
                     found[id_] = score
             looked_up += len(page)
             if len(found) >= pool:
@@ -256,20 +263,23 @@ class Retriever:
 
     def _approximate(self, vector: Matrix, which: CubeFilter, pool: int) -> dict[str, float]:
         """Chroma nominates; the vault's own vectors say how near. What Chroma does not hold is compared too."""
-        assert self.embedder is not None
         assert self._ann is not None
         self._ann.feed_soon()
+        # Before Chroma is asked: what is fed meanwhile is found twice, not never.
+        state = self.vault.vectors.index_state
+        outside = self._compared(which, vector, pool, outside_index=True)
+        if which.granted is not None:  # these are not in the scope that Chroma is asked about
+            outside.update(self._compared(which, vector, pool, granted=True))
         size = 2 * pool
         while size <= max(_NEARBY, 2 * pool):
             ids = self._ann.query(vector, which.scope, size)
-            if ids is None:
-                break
+            if ids is None or self.vault.vectors.index_state != state:
+                break  # it cannot be asked, or was emptied just now
             found = self._compared(which, vector, pool, ids=ids)
-            if len(found) >= pool or len(ids) < size:
-                found.update(self._compared(which, vector, pool, outside_index=True))
-                if which.granted is not None:
-                    found.update(self._compared(which, vector, pool, granted=True))
-                return _best(found, pool)
+            if len(found) >= pool or len(ids) + len(outside) >= self.vault.vectors.size(_owner(which)):
+                return _best({**found, **outside}, pool)
+            if len(ids) < size:
+                break  # it does not name all that it has
             size *= 4
         return self._compared(which, vector, pool)
 
@@ -344,6 +354,10 @@ class Retriever:
         if self._ann is not None:
             self._ann.close()
         self._matrices.clear()
+
+
+def _owner(which: CubeFilter) -> Owner:
+    return which.scope.tenant, None if which.scope.user == ANY_USER else which.scope.user or ""
 
 
 def _best(scores: dict[str, float], n: int) -> dict[str, float]:

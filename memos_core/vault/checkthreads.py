@@ -41,8 +41,8 @@ def _lanes(db: Database) -> list[Lane]:
 
 def _damaged(conn: Connection, lane: Lane) -> Iterator[Problem]:
     for table in (t.checkpoints, t.checkpoint_blobs, t.checkpoint_writes):
-        rows = conn.execution_options(yield_per=_PAGE).execute(select(table).where(*_at(table, lane)))
-        for row in rows:
+        query = select(table).where(*_at(table, lane)).execution_options(yield_per=_PAGE)
+        for row in conn.execute(query):
             try:
                 if table is t.checkpoints:
                     _whole(row)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -110,6 +111,7 @@ class Database(ABC):
     def __init__(self, location: Location) -> None:
         self.location = location
         self.prepared = Prepared()
+        self._held = threading.local()
         self._closed = False
         self.engine = self._connect()
         try:
@@ -182,6 +184,24 @@ class Database(ABC):
         """Write one consistent state of the vault to a new SQLite file, while others go on using it."""
 
     # -- what does not -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Every `read` of this thread within the block sees the same state, over one connection. Nothing may be
+        written in it."""
+        # A vault in memory has one connection, which others wait for.
+        if self._held_here() is not None or (self.location.file is None and self.location.server is None):
+            yield
+            return
+        with self.read() as conn:
+            self._held.conn = conn
+            try:
+                yield
+            finally:
+                self._held.conn = None
+
+    def _held_here(self) -> Connection | None:
+        return getattr(self._held, "conn", None)
 
     def _set_up(self) -> None:
         # Look before taking a lock: opening an up-to-date vault writes nothing.

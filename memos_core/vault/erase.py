@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, LargeBinary, String, and_, delete, false, func, select
 
 from memos_core.cube import MemCube, Scope, new_id
@@ -118,7 +119,7 @@ def _said(conn: Connection, ids: Sequence[str]) -> Iterator[Said]:
                 yield "", "earlier version", stored
         v = t.vectors.c
         for row in conn.execute(select(v.cube_id, v.vector).where(v.cube_id.in_(chunk))).mappings():
-            yield row["cube_id"], "vector", row["vector"].astype("<f4").tobytes()
+            yield row["cube_id"], "vector", np.asarray(row["vector"], "<f4").tobytes()
 
 
 def _in_row(row: Any, when: str) -> Iterator[Said]:
@@ -206,7 +207,7 @@ def _named_users(conn: Connection, lane: str, session: str | None) -> dict[str, 
     if session is not None:
         query = query.where(c.thread_id == session)
     found: dict[str, set[str]] = {}
-    for row in conn.execution_options(yield_per=_PAGE).execute(query):
+    for row in conn.execute(query.execution_options(yield_per=_PAGE)):
         try:
             user = json.loads(row.metadata).get("user_id")
         except (ValueError, AttributeError):  # damaged: it names nobody
@@ -274,7 +275,7 @@ def remaining(conn: Connection) -> Iterator[tuple[str, bytes]]:
         columns = [c for c in table.c if isinstance(c.type, String | LargeBinary | t.Vector)]
         buffer: list[bytes] = []
         size = 0
-        for row in conn.execution_options(yield_per=_PAGE).execute(select(*columns)):
+        for row in conn.execute(select(*columns).execution_options(yield_per=_PAGE)):
             for value in row:
                 if value is not None:
                     buffer.append(_raw(value))
@@ -292,7 +293,7 @@ def remaining(conn: Connection) -> Iterator[tuple[str, bytes]]:
 def _raw(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode(errors="replace")
-    return bytes(value) if isinstance(value, bytes | memoryview) else bytes(value.astype("<f4").tobytes())
+    return bytes(value) if isinstance(value, bytes | memoryview) else np.asarray(value, "<f4").tobytes()
 
 
 def existing(conn: Connection, ids: Iterable[str]) -> set[str]:

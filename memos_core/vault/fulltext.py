@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     TableValuedAlias,
     and_,
+    bindparam,
     column,
     func,
     select,
@@ -28,7 +29,8 @@ from sqlalchemy import (
 
 from memos_core.vault import tables as t
 from memos_core.vault.database import LOCAL_TEXTS, TextScope
-from memos_core.vault.rows import partition_of
+from memos_core.vault.prepared import Prepared
+from memos_core.vault.rows import CubeFilter, partition_of
 from memos_core.vault.words import bm25
 
 _MATCH = "SELECT rowid FROM cube_fts WHERE cube_fts MATCH ? ORDER BY rowid DESC LIMIT ?"
@@ -36,7 +38,9 @@ _HITS = text(_MATCH.replace("?", ":match", 1).replace("?", ":limit")).columns(ro
 _LATEST = 4_096  # of a word that is in more texts than this, these nominate
 
 
-def lexical(conn: Connection, words: Sequence[str], within: TextScope, limit: int) -> list[tuple[str, float]]:
+def lexical(
+    conn: Connection, prepared: Prepared, words: Sequence[str], within: TextScope, limit: int
+) -> list[tuple[str, float]]:
     """See `Database.lexical`. Where at most `LOCAL_TEXTS` texts hold a word, all of them are scored by BM25.
     Of more, those whose words are rarest; of a very common word only the latest texts nominate."""
     inside = ""
@@ -45,8 +49,8 @@ def lexical(conn: Connection, words: Sequence[str], within: TextScope, limit: in
             "partition : (" + " OR ".join(partition_of(within.tenant, o) for o in within.owners) + ") AND "
         )
     match = inside + "text : (" + " OR ".join(map(_quoted, words)) + ")"
-    hits = _HITS.bindparams(match=match, limit=LOCAL_TEXTS + 1).subquery("hits")
-    rows = conn.execute(_looked_up(hits, hits.c.rowid, within)).all()
+    some = {"match": match, "limit": LOCAL_TEXTS + 1}
+    rows = prepared.run(conn, "holding", within.which, _of_hits, some)
     total = within.size(conn)
     if len(rows) <= LOCAL_TEXTS:
         return _scored(words, rows, total, {})[:limit]
@@ -54,16 +58,26 @@ def lexical(conn: Connection, words: Sequence[str], within: TextScope, limit: in
     size, start = max(LOCAL_TEXTS, 4 * limit), 0
     ranked: list[tuple[str, float]] = []
     while len(ranked) < limit and start < len(nominated):
-        given = each(nominated[start : start + size].tolist(), Integer())
-        rows = conn.execute(_looked_up(given, given.c.value, within)).all()
+        some = {"seqs": json.dumps(nominated[start : start + size].tolist())}
+        rows = prepared.run(conn, "nominated", within.which, _of_seqs, some)
         ranked += _scored(words, rows, total, held)
         start, size = start + size, size * 4
     return sorted(ranked, key=_order)[:limit]
 
 
-def each(values: Iterable[Any], type_: Any = None) -> TableValuedAlias:
-    """A table of values with the column `value`, sent as one parameter."""
-    return func.json_each(json.dumps(list(values))).table_valued(column("value", type_))
+def each(name: str, type_: Any = None) -> TableValuedAlias:
+    """A table of the values in the JSON list that the parameter `name` holds."""
+    return func.json_each(bindparam(name)).table_valued(column("value", type_))
+
+
+def _of_hits(which: CubeFilter) -> Select[Any]:
+    hits = _HITS.subquery("hits")
+    return _looked_up(hits, hits.c.rowid, which)
+
+
+def _of_seqs(which: CubeFilter) -> Select[Any]:
+    given = each("seqs", Integer())
+    return _looked_up(given, given.c.value, which)
 
 
 def _holding(conn: Connection, match: str, limit: int) -> list[int]:
@@ -86,11 +100,11 @@ def _nominated(conn: Connection, words: Sequence[str], inside: str, total: int) 
     return seqs[np.lexsort((-seqs, -scores))], held
 
 
-def _looked_up(given: FromClause, seq: ColumnElement[int], within: TextScope) -> Select[Any]:
+def _looked_up(given: FromClause, seq: ColumnElement[int], which: CubeFilter) -> Select[Any]:
     """The ids and texts of the cubes in `given` that may be found, and NULL for the others: an outer join, so that
     SQLite looks up each instead of going through all cubes of the user."""
     c = t.cubes.c
-    return select(c.id, c.text).select_from(given.outerjoin(t.cubes, and_(c.seq == seq, within.where)))
+    return select(c.id, c.text).select_from(given.outerjoin(t.cubes, and_(c.seq == seq, which.where())))
 
 
 def _scored(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, select
 
 from memos_core.cube import ANY_USER, MemCube, State, StructureRegistry
 from memos_core.vault import tables as t
-from memos_core.vault.rows import CubeFilter, from_kept, from_row, granted_ids, micros
+from memos_core.vault.rows import CubeFilter, from_kept, from_row, granted_ids, labels_above, micros
 from memos_core.vault.writer import chunks, state_after_write, with_behaviour
 
 _STATE = "state:"
@@ -48,6 +48,8 @@ def _superseded(
     if scope.user != ANY_USER:
         owned = and_(owned, v.user == (scope.user or ""))
     query = select(v.cube_id, v.cube).where(v.written_at <= moment, v.replaced_at > moment)
+    if which.clearance is not None:  # what has become secret since is secret in the past too
+        query = query.where(~labels_above(v.cube_id, which.clearance))
     for row in conn.execute(query.where(owned)):
         cube = from_kept(row.cube, structures, row.cube_id)
         if which.owns(cube.scope) and which.cleared(cube):

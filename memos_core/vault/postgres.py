@@ -104,8 +104,13 @@ class Postgres(Database):
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """See `Database.read`."""
-        with self._sentences(), self.engine.connect() as conn:
-            yield conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        held = self._held_here()
+        with self._sentences():
+            if held is not None:
+                yield held
+                return
+            with self.engine.connect() as conn:
+                yield conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

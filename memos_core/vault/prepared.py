@@ -134,5 +134,5 @@ def _marked(which: CubeFilter) -> tuple[CubeFilter, dict[str | int, _Get]]:
         )
     if which.valid_at is not None:
         changes["valid_at"] = _MOMENT
-        getters[micros(_MOMENT)] = lambda w: micros(w.valid_at)
+        getters[micros(_MOMENT)] = lambda w: micros(w.valid_at or _MOMENT)
     return replace(which, **changes), getters

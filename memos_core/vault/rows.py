@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Exists, Row, Select, and_, bindparam, literal, or_, select, union_all
 
 from memos_core.cube import (
     ANY_USER,
@@ -181,10 +181,13 @@ class CubeFilter:
             allowed = or_(allowed, and_(c.id.in_(others), c.tenant.concat("") == s.tenant))
         if self.clearance is None:
             return allowed
-        above = select(t.labels.c.cube_id).where(
-            t.labels.c.cube_id == c.id, t.labels.c.label.not_in(self.clearance)
-        )
-        return and_(allowed, ~above.exists())
+        return and_(allowed, ~labels_above(c.id, self.clearance))
+
+
+def labels_above(cube_id: ColumnElement[str], clearance: frozenset[str]) -> Exists:
+    """Whether a cube has a sensitivity label that is not in a clearance."""
+    labels = t.labels.c
+    return select(labels.cube_id).where(labels.cube_id == cube_id, labels.label.not_in(clearance)).exists()
 
 
 def granted_ids(tenant: str, user: str, right: Right) -> Select[tuple[str]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -97,8 +97,13 @@ class SQLite(Database):
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """See `Database.read`."""
-        with self._sentences(), self.engine.connect() as conn:
-            yield conn
+        held = self._held_here()
+        with self._sentences():
+            if held is not None:
+                yield held
+                return
+            with self.engine.connect() as conn:
+                yield conn
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

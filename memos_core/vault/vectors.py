@@ -37,6 +37,7 @@ Owner = tuple[str, str | None]  # tenant and user; None: every user of the tenan
 _SHORT_QUEUE = 256  # `_QUEUED` counts to one more
 _CHUNK = 2_048
 _EPOCH = "index_epoch"  # in `meta`: an ANN index of an earlier epoch may hold what was erased
+_RESET = "index_reset"
 _STAMPS = "index_stamps"
 _AFTER = (
     "SELECT seq, cube_id, version, embedder, dims, vector FROM vectors "
@@ -153,7 +154,7 @@ class VectorTable:
 
         with self._db.read() as conn:
             if ids is None:
-                rows = list(conn.execute(select(c.id, c.version).where(which.where())).all())
+                rows: Sequence[Any] = list(conn.execute(select(c.id, c.version).where(which.where())).all())
             else:
                 values = {"ids": self._db.listed(ids)}
                 rows = self._db.prepared.run(conn, "versions", which, made, values)
@@ -324,8 +325,15 @@ class VectorTable:
         """
         with self._db.write() as conn:
             conn.execute(update(t.vectors).where(t.vectors.c.in_index.is_(True)).values(in_index=False))
+            conn.execute(self._db.upsert(t.meta, {"key": _RESET, "value": new_id()}))
             if erased:
                 conn.execute(self._db.upsert(t.meta, {"key": _EPOCH, "value": new_id()}))
+
+    @property
+    def index_state(self) -> str:
+        """Changes whenever the ANN index loses what it holds."""
+        with self._db.read() as conn:
+            return str(conn.execute(select(t.meta.c.value).where(t.meta.c.key == _RESET)).scalar() or "")
 
     @property
     def epoch(self) -> str:
