@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         Scope,
         State,
     )
+    from memos_core.doctor import Finding, Report
+    from memos_core.erasure import Erasure, Trace
     from memos_core.errors import MemOSError
     from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy, Step
     from memos_core.memos import MemOS, Prompt
@@ -33,7 +35,9 @@ __all__ = [
     "Activation",
     "DecayPolicy",
     "DuplicatePolicy",
+    "Erasure",
     "Fact",
+    "Finding",
     "Hit",
     "LifecyclePolicy",
     "MemCube",
@@ -45,9 +49,11 @@ __all__ = [
     "Preference",
     "Principal",
     "Prompt",
+    "Report",
     "Scope",
     "State",
     "Step",
+    "Trace",
     "__version__",
 ]
 
@@ -55,6 +61,10 @@ _HOME = {
     "MemOS": "memos",
     "Prompt": "memos",
     "Hit": "retrieval",
+    "Erasure": "erasure",
+    "Trace": "erasure",
+    "Finding": "doctor",
+    "Report": "doctor",
     "MemOSError": "errors",
     **dict.fromkeys(("DecayPolicy", "DuplicatePolicy", "LifecyclePolicy", "Step"), "governance"),
 }

@@ -23,7 +23,7 @@ from memos_core.cube import (
     State,
     now,
 )
-from memos_core.drafts import draft, names, redraft
+from memos_core.drafts import draft, redraft
 from memos_core.errors import AccessDenied, InvalidArgument, VersionConflict
 from memos_core.governance import DuplicatePolicy
 from memos_core.reader import MEMORIES
@@ -86,6 +86,7 @@ class Memory(View):
             InvalidArgument: content that is no JSON, an unregistered structure, an empty text, a bad ttl, or another
                 argument of the wrong kind.
         """
+        arguments.names(namespace, "namespace")
         _check_details(
             text=text,
             key=key,
@@ -235,7 +236,7 @@ class Memory(View):
     ) -> list[str]:
         """Remove every cube of this scope that matches, archived and expired ones too; see `delete`."""
         which = self._which(
-            namespace=names(namespace, "namespace"),
+            namespace=arguments.names(namespace, "namespace"),
             types=types,
             not_types=not_types,
             states=None,
@@ -297,7 +298,7 @@ class Memory(View):
     def at(self, namespace: Namespace, key: str) -> MemCube | None:
         """The cube at an address, or None."""
         which = self._which(
-            namespace=names(namespace, "namespace"),
+            namespace=arguments.names(namespace, "namespace"),
             exact_namespace=True,
             keys=[arguments.name(key, "key")],
             states=None,
@@ -331,7 +332,7 @@ class Memory(View):
             order: "created", "-created" (newest first) or "-updated".
         """
         which = self._which(
-            namespace=names(namespace, "namespace"),
+            namespace=arguments.names(namespace, "namespace"),
             types=types,
             not_types=not_types,
             kinds=kinds,
@@ -361,7 +362,7 @@ class Memory(View):
 
     def namespaces(self, prefix: Namespace = ()) -> list[Namespace]:
         """The namespaces in use at or below a prefix, sorted."""
-        return self._core.vault.namespaces(self._which(namespace=names(prefix, "prefix")))
+        return self._core.vault.namespaces(self._which(namespace=arguments.names(prefix, "prefix")))
 
     def search(
         self,
@@ -373,7 +374,7 @@ class Memory(View):
         not_types: Sequence[str] = NOT_MEMORIES,
         min_similarity: float | None = None,
         accept: Callable[[MemCube], bool] | None = None,
-        states: Sequence[State] = LIVE,
+        states: Sequence[State] | None = LIVE,
         shared: bool = True,
         valid_at: datetime | Literal["now"] | None = "now",
         as_of: datetime | None = None,
@@ -384,7 +385,8 @@ class Memory(View):
             query: the question. k: how many at most. namespace: at or below this prefix.
             types, not_types: semantic types; messages are left out unless `types` names them.
             min_similarity: see `Retriever.search`. accept: an extra condition.
-            states: life-cycle states, e.g. `(*LIVE, State.ARCHIVED)`. shared: also what others granted to this user.
+            states: life-cycle states, e.g. `(*LIVE, State.ARCHIVED)`; None: all but the expired.
+            shared: also what others granted to this user.
             valid_at: what held at this moment ("now"), None: whenever it held.
             as_of: search the vault as it was at this moment.
         """
@@ -398,7 +400,7 @@ class Memory(View):
             arguments.moment(as_of, "as_of")
         skipped = () if types is not None else not_types
         which = self._which(
-            namespace=names(namespace, "namespace"),
+            namespace=arguments.names(namespace, "namespace"),
             types=types,
             not_types=skipped,
             kinds=["plaintext"],
@@ -409,7 +411,7 @@ class Memory(View):
         how: dict[str, Any] = {"k": k, "min_similarity": min_similarity, "accept": accept}
         if as_of is not None:
             return self._core.retriever.rank(query, self._core.vault.find_at(which, as_of), **how)
-        if set(states) <= set(LIVE):
+        if states is not None and set(states) <= set(LIVE):
             hits = self._core.retriever.search(query, which, **how)
         else:
             # What is not live is in no index.

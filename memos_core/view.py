@@ -78,7 +78,7 @@ class View:
         return [found[id_] for id_ in wanted]
 
     def _missing(self, cube_id: str) -> NotFound:
-        return NotFound(f"cube {cube_id!r} does not exist in {self._scope}")
+        return NotFound(f"cube {cube_id!r:.80} does not exist in {self._scope}")
 
     @property
     def _who(self) -> str:

@@ -312,7 +312,9 @@ class Memory:
     def _hits(view: MemOS, query: str, asked: Request, lowest: float) -> list[tuple[float, Hit]]:
         by_meaning, k = view.has_embedder, asked.top_k
         while True:
-            hits = view.search(query, k=k, min_similarity=lowest or None, accept=asked.accepts)
+            hits = view.search(
+                query, k=k, min_similarity=lowest or None, accept=asked.accepts, shared=False
+            )
             scored = [(min(1.0, max(0.0, h.similarity or 0.0)) if by_meaning else h.score, h) for h in hits]
             kept = [(score, hit) for score, hit in scored if score >= lowest or not by_meaning]
             if len(kept) >= asked.top_k or len(hits) < k:

@@ -26,8 +26,8 @@ from memos_core.vault.words import bm25
 log = logging.getLogger("memos_core.retrieval")
 IndexKind = str  # "auto", "chroma", "exact", or a Chroma server's URL
 
-# "auto" asks Chroma about scopes of more vectors than this (see `benchmarks.index`), and about those that are
-# larger than the matrices' budget of memory.
+# "auto" asks Chroma about scopes of more vectors than this: so many that the matrices' budget decides in most cases, as
+# a matrix was faster and complete at every size that fits in it (`python -m benchmarks.index`).
 EXACT_BELOW = 1_000_000
 _EMBED_BATCH = 64
 _PAGE = 16  # cubes read at a time

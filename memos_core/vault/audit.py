@@ -204,7 +204,7 @@ def broken_chains(conn: Connection, scope: Scope | None) -> list[str]:
             rows, heads = rows.where(a.user == (scope.user or "")), heads.where(h.user == (scope.user or ""))
     wrong: list[str] = []
     ends: dict[Owner, tuple[int, str]] = {}
-    for row in conn.execution_options(yield_per=_PAGE).execute(rows):
+    for row in conn.execute(rows.execution_options(yield_per=_PAGE)):
         whose = (row.tenant, row.user)
         n, before = ends.get(whose, (0, ""))
         if row.n != n + 1:

@@ -54,7 +54,7 @@ def copy_rows(source: Connection, target: Connection) -> None:
         raise VaultError("the vault to copy into holds memories already; name a new one")
     target.execute(t.meta.delete())
     for table in t.metadata.sorted_tables:
-        with source.execution_options(yield_per=_BATCH).execute(select(table)) as result:
+        with source.execute(select(table).execution_options(yield_per=_BATCH)) as result:
             _insert(target, table, (dict(row._mapping) for row in result))
         if target.dialect.name == "postgresql" and "seq" in table.c:
             # The rows brought their own numbers: the next one must be above them.

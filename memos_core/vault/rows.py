@@ -11,7 +11,18 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Exists, Row, Select, and_, bindparam, literal, or_, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Exists,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 
 from memos_core.cube import (
     ANY_USER,
@@ -37,6 +48,7 @@ from memos_core.cube import (
 )
 from memos_core.errors import InvalidArgument, VaultError
 from memos_core.vault import tables as t
+from memos_core.vault.among import Among
 
 _M = TypeVar("_M", bound=BaseModel)
 _set = object.__setattr__
@@ -178,7 +190,7 @@ class CubeFilter:
             others = granted_ids(s.tenant, s.user, self.granted)
             # The tenant once more, as an expression: as a column it would draw SQLite to an index of the tenant
             # for both sides, instead of one of the user's and one of the ids'.
-            allowed = or_(allowed, and_(c.id.in_(others), c.tenant.concat("") == s.tenant))
+            allowed = or_(allowed, and_(Among(c.id, others), c.tenant.concat("") == s.tenant))
         if self.clearance is None:
             return allowed
         return and_(allowed, ~labels_above(c.id, self.clearance))

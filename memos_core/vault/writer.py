@@ -141,6 +141,8 @@ class Writer:
         stored: list[MemCube] = []
         run: dict[Address, tuple[MemCube, dict[str, Any]]] = {}
         rows = [to_row(cube, self.at) for cube in cubes]
+        if self._db.location.server is not None and any("\x00" in row["text"] for row in rows):
+            raise InvalidArgument("text holds a NUL character, which PostgreSQL cannot store")
         self.audit.lock({(row["tenant"], row["user"]) for row in rows})
         for cube, row in zip(cubes, rows, strict=True):
             address = (row["tenant"], row["user"], row["namespace"], row["key"])

@@ -166,7 +166,7 @@ def check(url: str, acknowledged: Acknowledged) -> None:
         check_audit(memos, stored, acknowledged)
         check_tables(memos)
         assert findings(memos) == []
-        assert memos.verify_log() == []
+        assert memos.verify_audit_log() == []
         sample = list(stored.values())[:: max(1, len(stored) // 50)]
         for cube in sample:  # by meaning
             assert memos.search(cube.text, k=1, types=[cube.semantic_type])[0].cube.text == cube.text
@@ -208,7 +208,7 @@ def check_whole(stored: dict[str, MemCube]) -> None:
 def check_audit(memos: MemOS, stored: dict[str, MemCube], acknowledged: Acknowledged) -> None:
     """One record for each version, and none of a version that is not there."""
     told = defaultdict(list)
-    for record in memos.log(limit=None):
+    for record in memos.audit_log(limit=None):
         if record.action in ("write", "update", "delete"):
             told[record.cube_id].append((record.action, record.version))
     for id_, cube in stored.items():

@@ -182,6 +182,8 @@ class MemOSStore(BaseStore):
                 namespace=op.namespace_prefix,
                 not_types=hidden,
                 accept=lambda cube: items.is_searched(cube) and accept(cube),
+                shared=False,  # a store's items are those that `get` finds
+                valid_at=None,
             )
             for hit in hits:
                 score = hit.score if hit.similarity is None else hit.similarity
