@@ -118,7 +118,7 @@ class Governed(View):
             NotFound: it is not in this scope.
         """
         arguments.name(cube_id, "cube_id")
-        if not self._core.vault.matching(self._everything(granted="share"), [cube_id]):
+        if not self._core.vault.matching(self._which(granted="share", states=None), [cube_id]):
             raise self._missing(cube_id)
         found: dict[str, tuple[Right, ...]] = {}
         for row in self._core.vault.grants.of([cube_id]):

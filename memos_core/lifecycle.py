@@ -44,7 +44,7 @@ class MemLifecycle:
         if steps:
             gone += self._apply(steps)
         keep: timedelta = getattr(self.policy, "keep_expired", timedelta(0))
-        gone += self._vault.purge_expired(_ACTOR, moment - keep)
+        gone += self._vault.purge_expired(_ACTOR, now() - keep)
         return gone
 
     def _step(self, cube: MemCube) -> Step | None:

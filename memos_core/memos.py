@@ -92,7 +92,7 @@ class MemOS(Memory, Versions, Governed):
             model: for KV memory: a name ("smollm2-135m", a folder, a hub id), a `LoadedModel` or an
                 `ActivationEngine`. Loaded at first use.
             embedder: "auto", None, a model name, an object with `embed_documents`, or a function.
-            index: "auto", "chroma" or "exact"; see `memos_core.retrieval.Retriever`.
+            index: "auto", "chroma", "exact" or the URL of a Chroma server; see `memos_core.retrieval.Retriever`.
             extractor: from a user's message to typed structures; None takes rules (first person).
             structures: pydantic models whose instances can be a cube's data; see `register`.
             duplicates: what happens to what is known already; None keeps it, see `DuplicatePolicy`.

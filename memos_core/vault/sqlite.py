@@ -106,12 +106,18 @@ class SQLite(Database):
                 yield conn
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, derived: bool = False) -> Iterator[Connection]:
         """See `Database.write`."""
         with self._sentences(), self._write_lock, self.engine.connect() as conn:
             conn = conn.execution_options(memos_write=True)
-            with conn.begin():
-                yield conn
+            if derived:
+                _dbapi(conn).execute("PRAGMA synchronous=NORMAL")
+            try:
+                with conn.begin():
+                    yield conn
+            finally:
+                if derived:
+                    _dbapi(conn).execute("PRAGMA synchronous=FULL")
 
     def lexical(
         self, conn: Connection, words: Sequence[str], within: TextScope, limit: int

@@ -429,7 +429,7 @@ class Vault:
         """Count reads of cubes. `frequency` halves every `half_life` before the new reads are added."""
         stamp, half = micros(at), half_life / timedelta(microseconds=1)
         b = t.behaviour.c
-        with self.db.write() as conn:
+        with self.db.write(derived=True) as conn:
             for chunk in chunks(reads):
                 known = {r.cube_id: r for r in conn.execute(select(t.behaviour).where(b.cube_id.in_(chunk)))}
                 alive = conn.execute(select(t.cubes.c.id).where(t.cubes.c.id.in_(chunk))).scalars()

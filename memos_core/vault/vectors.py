@@ -96,7 +96,7 @@ class VectorTable:
             entries: (id, version) of each row of `vectors` (shape: entries x dims, float32, unit length).
         """
         q, v, c = t.index_queue.c, t.vectors.c, t.cubes.c
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             owners: dict[str, Any] = {}
             for i in range(0, len(entries), 500):
                 ids = [id_ for id_, _ in entries[i : i + 500]]
@@ -308,7 +308,7 @@ class VectorTable:
             .values(in_index=True)
         )
         unmark = update(t.vectors).where(v.cube_id == bindparam("id")).values(in_index=False)
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             for id_, version in entries:
                 if not conn.execute(mark, {"id": id_, "of_version": version}).rowcount:
                     conn.execute(unmark, {"id": id_})
@@ -323,7 +323,7 @@ class VectorTable:
         Args:
             erased: what the index holds now must go: whoever owns it starts it anew.
         """
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             conn.execute(update(t.vectors).where(t.vectors.c.in_index.is_(True)).values(in_index=False))
             conn.execute(self._db.upsert(t.meta, {"key": _RESET, "value": new_id()}))
             if erased:
@@ -351,7 +351,7 @@ class VectorTable:
     def expect_stamp(self, stamp: str) -> None:
         """The index is about to be changed, and may have this stamp before `mark_indexed` says so."""
         value = f"{self.stamps[-1]} {stamp}"
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             conn.execute(self._db.upsert(t.meta, {"key": _STAMPS, "value": value}))
 
     # -- another embedder ----------------------------------------------------------------------------------
@@ -364,14 +364,14 @@ class VectorTable:
         with self._db.read() as conn:
             if conn.execute(select(t.vectors.c.cube_id).where(stale).limit(1)).first() is None:
                 return
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             ids = select(t.vectors.c.cube_id).where(stale)
             self._queue(conn, t.cubes.c.id.in_(ids))
             conn.execute(delete(t.vectors).where(stale))
 
     def rebuild(self) -> int:
         """Drop all vectors and queue every plaintext cube; returns how many."""
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             conn.execute(delete(t.vectors))
             conn.execute(delete(t.index_queue))
             return self._queue(
