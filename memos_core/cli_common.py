@@ -14,6 +14,7 @@ from memos_core.errors import InvalidArgument, NotFound, VaultError
 from memos_core.memos import ENV_VAULT, MemOS
 from memos_core.vault import locate
 from memos_core.vault.copies import is_vault
+from memos_core.vault.rows import CubeFilter
 
 
 def date(typed: str) -> datetime:
@@ -55,12 +56,26 @@ def by_id(memos: MemOS, part: str) -> MemCube:
     Raises:
         NotFound: there is none. InvalidArgument: there are several.
     """
+    found = id_ending(memos, part)
+    which = CubeFilter(memos.scope, states=None)
+    cube = memos.vault.get(which, [found], strict=True).get(found)
+    if cube is None:
+        raise NotFound(f"id: the cube {found} was deleted just now")
+    return cube
+
+
+def id_ending(memos: MemOS, part: str) -> str:
+    """The id that is or ends with `part`, of a cube that may be damaged.
+
+    Raises:
+        NotFound: there is none. InvalidArgument: there are several.
+    """
     found = memos.ids_ending(part)
     if not found:
         raise NotFound(f"id: no cube has an id that is or ends with {part!r}; `memos ls` lists them")
     if len(found) > 1:
         raise InvalidArgument(f"id: {len(found)} cubes have an id that ends with {part!r}; give more of it")
-    return memos.history(found[0])[-1]
+    return found[0]
 
 
 def owners_view(memos: MemOS, cube: MemCube) -> MemOS:

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from memos_core.cli_common import by_id, date, opened, owners_view
+from memos_core.cli_common import by_id, date, id_ending, opened, owners_view
 from memos_core.cube import ANY_USER, MemCube
-from memos_core.errors import InvalidArgument
+from memos_core.errors import InvalidArgument, VaultError
 from memos_core.memos import MemOS
 from memos_core.render import console, cube_type, summary, table
 from memos_core.vault import Right, locate
@@ -52,10 +52,10 @@ def erase(
         raise InvalidArgument("--agent and --session narrow --user; leave them out with --id")
     with opened(context, ANY_USER if ids else user) as memos:
         view = memos if ids else memos.scoped(agent=agent, session=session)
-        chosen = [by_id(memos, part) for part in ids]
+        chosen = [id_ending(memos, part) for part in ids]
         if not yes:
             click.confirm(_question(view, chosen), abort=True)
-        done = view.erase([c.id for c in chosen] if ids else None, verify=verify)
+        done = view.erase(chosen if ids else None, verify=verify)
         click.echo(f"erased: {len(done.ids)} memories, {len(done.threads)} threads")
         if done.note:
             click.echo(done.note)
@@ -73,12 +73,16 @@ def erase(
         sys.exit(1)
 
 
-def _question(view: MemOS, chosen: Sequence[MemCube]) -> str:
+def _question(view: MemOS, chosen: Sequence[str]) -> str:
     if not chosen:
         n = len(view.find(states=None))
         return f"Erase everything of {view.scope}, {n:,} memories, for good?"
-    for cube in chosen:
-        click.echo(f"{cube.id[-8:]}  {cube_type(cube)}  {summary(cube, width=100)}")
+    for id_ in chosen:
+        try:
+            cube = by_id(view, id_)
+            click.echo(f"{id_[-8:]}  {cube_type(cube)}  {summary(cube, width=100)}")
+        except VaultError as err:  # what is damaged can be erased
+            click.echo(f"{id_[-8:]}  {err}")
     return f"Erase {len(chosen)} memories and what was derived from them, for good?"
 
 
@@ -171,7 +175,7 @@ def log(
                 context.exit(1)
             return
         there = memos.ids_ending(part) if part else []
-        cube_id = by_id(memos, part).id if part and there else part
+        cube_id = id_ending(memos, part) if part and there else part
         records = memos.audit_log(cube_id=cube_id, action=action, since=since, until=until, limit=limit)
     if as_json:
         for record in records:

@@ -156,7 +156,7 @@ class Core:
             if first:
                 self.drop_orphaned_kv()
             elif stones:
-                self.retriever.forget([s.cube_id for s in stones])
+                self.retriever.forget([s.cube_id for s in stones if s.action != "revoke"])
                 self._drop_kv(
                     [s.cube_id for s in stones],
                     [s.scope for s in stones],

@@ -183,7 +183,7 @@ def _payload(
     if isinstance(content, str) and not searchable.strip():
         raise InvalidArgument("content must not be empty")
     # What a person says in words may contradict what was said before; other data is nobody's statement.
-    says = slots and isinstance(content, str | BaseModel) or hasattr(type(content), "memos_slot")
+    says = (slots and isinstance(content, str | BaseModel)) or hasattr(type(content), "memos_slot")
     slot = slot_of(data, searchable) if says else None
     return Plaintext[Any](
         text=searchable, data=data, structure=structure, structure_version=version, slot=slot, **dict(times)

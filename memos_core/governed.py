@@ -107,6 +107,7 @@ class Governed(View):
         with self._core.vault.writing(self._actor) as writer:
             cubes = self._locked(writer, distinct_ids(ids))
             self._core.vault.grants.remove(writer.conn, [c.id for c in cubes], grantee, wanted)
+            writer.recall_kv(cubes)
             for cube in cubes:
                 writer.audit.add("revoke", cube, f"{', '.join(wanted)} from {to}")
         self._core.forget_kv(cubes)
@@ -135,7 +136,7 @@ class Governed(View):
         self._set_members(group, users, member=True)
 
     def remove_from_group(self, group: str, users: Sequence[str]) -> None:
-        """End memberships; raises as `add_to_group` does."""
+        """End memberships, and drop KV caches made from what the group was granted; raises as `add_to_group` does."""
         self._set_members(group, users, member=False)
 
     def _set_members(self, group: str, users: Sequence[str], *, member: bool) -> None:
@@ -144,10 +145,15 @@ class Governed(View):
         for user in arguments.names(users, "users"):
             _name(user, "users")
         verb = "add to" if member else "remove from"
+        tenant, table = self._scope.tenant, self._core.vault.grants
         with self._core.vault.writing(self._actor) as writer:
-            self._core.vault.grants.set_members(writer.conn, self._scope.tenant, group, users, member=member)
+            writer.audit.lock((tenant, user) for user in users)
+            table.set_members(writer.conn, tenant, group, users, member=member)
+            lost = [] if member else writer.granted_to(tenant, "group", group)
+            writer.recall_kv(lost)
             for user in users:
-                writer.audit.note("group", (self._scope.tenant, user), detail=f"{verb} {group}")
+                writer.audit.note("group", (tenant, user), detail=f"{verb} {group}")
+        self._core.forget_kv(lost)
 
     def groups(self) -> dict[str, list[str]]:
         """The groups of this tenant and their members.
@@ -190,7 +196,18 @@ class Governed(View):
                 arguments.moment(at, name)
         if limit is not None:
             arguments.count(limit, "limit")
-        query = LogQuery(self._scope, cube_id, action, principal, adapter, since, until, limit, newest_first)
+        query = LogQuery(
+            self._scope,
+            cube_id,
+            action,
+            principal,
+            adapter,
+            since,
+            until,
+            limit,
+            newest_first,
+            self._principal.clearance,
+        )
         return self._core.vault.log(query)
 
     def verify_audit_log(self) -> list[str]:

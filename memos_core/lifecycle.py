@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 
 from memos_core.cube import MemCube, State, now
@@ -13,6 +14,7 @@ from memos_core.vault import Actor, Vault
 log = logging.getLogger("memos_core")
 _ACTOR = Actor("lifecycle", "memos")
 _PAGE = 500
+_EVERY = 10.0  # seconds between pages: a policy thinks in days
 
 
 class MemLifecycle:
@@ -26,6 +28,7 @@ class MemLifecycle:
         self._vault = vault
         self.policy = policy
         self._after = 0  # where the next page begins
+        self._paged = float("-inf")
 
     def sweep(self) -> list[MemCube]:
         """Expire what outlived its ttl, move a page of cubes as the policy says, and delete what has been expired
@@ -37,7 +40,8 @@ class MemLifecycle:
         moment = now()
         gone: list[MemCube] = []
         late = self._vault.overdue(moment)
-        if self.policy is not None:
+        if self.policy is not None and time.monotonic() - self._paged >= _EVERY:
+            self._paged = time.monotonic()
             page, self._after = self._vault.page(self._after, _PAGE)
             late = [*late, *(c for c in page if c.id not in {x.id for x in late})]
         steps = {c.id: step for c in late if (step := self._step(c)) is not None}

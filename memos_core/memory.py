@@ -156,27 +156,41 @@ class Memory(View):
         cubes: list[MemCube],
         expected_version: int | None = None,
         duplicates: DuplicatePolicy | None = None,
-        action: str = "",
+        replacing: str | None = None,
     ) -> list[MemCube]:
+        """Store cubes in one transaction.
+
+        Args:
+            replacing: with one cube and its expected version, the id of the cube it is to be a version of: asked
+                again here, because it may be gone, or granted no more.
+        """
         if not cubes:
             return []
         looks = duplicates is not None and duplicates.looks
         near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
         with self._core.vault.writing(self._actor, self._principal.clearance) as writer:
             writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
+            if replacing is not None:
+                [current] = self._locked(writer, [replacing], granted="write")
+                if current.version != expected_version:
+                    raise VersionConflict(
+                        f"expected_version={expected_version}, but cube {replacing!r} has version "
+                        f"{current.version}; read it again"
+                    )
             stored: list[MemCube] = []
             # What may touch other cubes goes one by one; the rest together.
             for alone, run in groupby(cubes, key=lambda c: looks or has_slot(c)):
                 if not alone:
-                    stored += writer.put_all(list(run), expected_version=expected_version, action=action)
+                    stored += writer.put_all(list(run), expected_version=expected_version)
                     continue
                 for cube in run:
                     done = False
                     if duplicates and looks:
                         cube, done = settle_duplicate(writer, cube, duplicates, near.get(cube.id, ()))
                     if not done:
-                        cube = settle_contradiction(writer, cube)
-                        cube = writer.put(cube, expected_version=expected_version, action=action)
+                        if self._scope.contains(cube.scope):  # others' memories are not ours to settle
+                            cube = settle_contradiction(writer, cube)
+                        cube = writer.put(cube, expected_version=expected_version)
                     stored.append(cube)
         if writer.displaced:
             self._core.forget(writer.displaced)
@@ -201,7 +215,7 @@ class Memory(View):
         Raises:
             NotFound: not in this scope. AccessDenied: it may only be read here.
             VersionConflict: `expected_version` is not the stored one.
-            InvalidArgument: as for `cube`, or it is no plaintext cube.
+            InvalidArgument: as for `cube`, or it is no plaintext cube, is frozen or was merged away.
         """
         _check_details(**details)
         if expected_version is not None:
@@ -213,10 +227,12 @@ class Memory(View):
                     f"{self._who} was granted the right to write cube {cube_id!r}, not to change its "
                     f"{', '.join(sorted(set(details) - _GRANTED_CHANGES))}"
                 )
+            if old.state is State.MERGED:
+                raise InvalidArgument(f"cube {cube_id!r} was merged into another one; update that one")
             changed = redraft(old, content, details, self._core.vault.structures)
             try:
                 wanted = old.version if expected_version is None else expected_version
-                return self._store([changed], wanted)[0]
+                return self._store([changed], wanted, replacing=cube_id)[0]
             except VersionConflict:
                 if expected_version is not None:
                     raise  # else somebody wrote in between: change what is there now

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from memos_core.cube import Header, MemCube, Plaintext, Source, content_hash
+from memos_core.cube import Header, MemCube, Plaintext, Source, content_hash, now
 from memos_core.cube.contradiction import contradicts
 from memos_core.governance import DuplicatePolicy, merge_content
 from memos_core.reader import slot_of
@@ -36,10 +36,10 @@ def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:
         cube = cube.model_copy(update={"payload": payload})
     for other in writer.same_slot(cube, slot.key):
         assert isinstance(other.payload, Plaintext)
-        if other.payload.slot is None or other.frozen:
+        if other.payload.slot is None:
             continue
         if _begins(other) <= begins:
-            if not contradicts(slot, other.payload.slot):
+            if other.frozen or not contradicts(slot, other.payload.slot):
                 continue
             closed = _closed(other, begins)
             if closed is not None:
@@ -75,21 +75,46 @@ def settle_duplicate(
     Returns:
         The cube, and whether that is all: if not, it is still to be stored.
     """
-    if not policy.covers(cube) or writer.is_taken(cube):
+    if cube.key or not policy.covers(cube):  # who names an address wants the cube there
         return cube, False
-    alike, action = writer.same_content(cube), policy.exact
+    alike, action = _standing_for(cube, writer.same_content(cube), policy), policy.exact
     if not alike and near:
-        alike, action = list(writer.get(near, writer.beside(cube)).values()), policy.near
-    alike = [c for c in alike if policy.covers(c)]
+        found = writer.get(near, writer.beside(cube))
+        alike, action = _standing_for(cube, [found[i] for i in near if i in found], policy), policy.near
+    if action == "merge":
+        # What others were granted must not come to say more than was granted.
+        alike = [c for c in alike if not c.frozen and not writer.is_granted(c.id)]
     if not alike or action == "keep":
         return cube, False
     old = alike[0]
-    if action == "reject" or (action == "merge" and old.frozen):
+    if action == "reject":
         return old, True
     if action == "link":
         sources = dict.fromkeys((*cube.derived_from, Source(id=old.id, version=old.version)))
         return cube.model_copy(update={"derived_from": tuple(sources)}), False
     return writer.put(_joined(old, cube), expected_version=old.version, action="merge"), True
+
+
+def _standing_for(cube: MemCube, found: Sequence[MemCube], policy: DuplicatePolicy) -> list[MemCube]:
+    """Those that can stand for a new cube: whoever would find it finds them, now and for as long."""
+    moment = now()
+    return [c for c in found if policy.covers(c) and _stands_for(c, cube, moment)]
+
+
+def _stands_for(old: MemCube, new: MemCube, moment: datetime) -> bool:
+    said, says = old.payload, new.payload
+    assert isinstance(said, Plaintext)
+    assert isinstance(says, Plaintext)
+    if (old.scope, old.namespace) != (new.scope, new.namespace):
+        return False
+    if said.valid_to is not None and (says.valid_to is None or said.valid_to < says.valid_to):
+        return False
+    if said.valid_from is not None and said.valid_from > (says.valid_from or moment):
+        return False
+    if said.slot and says.slot and (contradicts(says.slot, said.slot) or contradicts(said.slot, says.slot)):
+        return False
+    lives, wanted = old.header.governance.expires_at, new.header.governance.expires_at
+    return lives is None or (wanted is not None and wanted <= lives)
 
 
 def _joined(old: MemCube, new: MemCube) -> MemCube:

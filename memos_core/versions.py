@@ -16,9 +16,11 @@ from memos_core.cube import (
     Source,
     State,
 )
+from memos_core.cube.lifecycle import check
 from memos_core.errors import InvalidArgument, NotFound
 from memos_core.evolution import Diff, diff
 from memos_core.governance import merge_content
+from memos_core.settle import settle_contradiction
 from memos_core.vault import Writer
 from memos_core.view import View, distinct_ids
 
@@ -65,12 +67,14 @@ class Versions(View):
 
         Raises:
             NotFound: the cube or the version is not there. AccessDenied: it may only be read here.
-            InvalidArgument: it is frozen.
+            InvalidArgument: it is frozen, or was merged away.
         """
         arguments.count(version, "version")
         target = _version(self.history(cube_id), version)
         with self._core.vault.writing(self._actor) as writer:
             [current] = self._locked(writer, [cube_id], granted="write")
+            if current.state is State.MERGED:
+                raise InvalidArgument(f"cube {cube_id!r} was merged into another one; roll that one back")
             back = current.model_copy(update={"payload": target.payload, "header": target.header})
             if not self._scope.contains(current.scope):
                 back = back.model_copy(
@@ -78,6 +82,8 @@ class Versions(View):
                         "header": target.header.model_copy(update={"governance": current.header.governance})
                     }
                 )
+            else:
+                back = settle_contradiction(writer, back)
             stored = writer.put(back, expected_version=current.version, action="rollback")
         self.scheduler.wrote(self._scope, [stored])
         return stored
@@ -108,6 +114,8 @@ class Versions(View):
     ) -> MemCube:
         if len({(c.scope.tenant, c.scope.user) for c in sources}) > 1:
             raise InvalidArgument("ids must be cubes of one user, these belong to several")
+        for source in sources:
+            check(source.state, State.MERGED, frozen=source.frozen)
         if content is None:
             joined, data = merge_content(sources)
             content, text = (joined if data is None else data), text or joined

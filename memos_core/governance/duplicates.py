@@ -20,8 +20,11 @@ Action = Literal["keep", "link", "merge", "reject"]
 class DuplicatePolicy:
     """What happens at a write to a cube of the same scope that says the same.
 
-    The actions: "keep" stores both; "link" stores both, the new one naming the old one as its source; "merge" makes
-    one cube of both; "reject" stores nothing and answers with the old one.
+    The actions: "keep" stores both; "link" stores both, the new one naming the old one as its source (and erased
+    with it); "merge" makes one cube of both; "reject" stores nothing and answers with the old one.
+
+    A cube is compared with what can stand for it: of the same scope and namespace, holding now, living as long. One
+    that is written to an address (a key) is never compared. What others were granted is never merged into.
 
     Args:
         exact: for equal content (see `content_hash`).

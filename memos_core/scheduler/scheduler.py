@@ -25,6 +25,7 @@ _ACTOR = Actor("scheduler", "scheduler")
 _MAX_CANDIDATES = 512
 _FLUSH_READS = 256
 _INDEX_DELAY = 0.05  # seconds
+_SCRUB_EVERY = 60.0  # seconds; closing and erasing do it at once
 
 
 class PrefixEngine(Protocol):
@@ -117,6 +118,7 @@ class MemScheduler:
         self._hurry = 0  # who waits for all of them: then they are due at once
         self._wake = threading.Condition()
         self._busy = False
+        self._scrubbed = float("-inf")
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -289,13 +291,21 @@ class MemScheduler:
     def _flush_reads(self) -> None:
         with self._wake:
             reads, self._reads = self._reads, Counter()
-        if reads:
+        if not reads:
+            return
+        try:
             self._vault.record_reads(reads, now(), HALF_LIFE)
+        except MemOSError:
+            with self._wake:
+                self._reads.update(reads)  # counted with the next ones
+            raise
 
     def _index(self) -> None:
         if self._housekeeping is not None:
             self._housekeeping()
-        self._vault.scrub()
+        if time.monotonic() - self._scrubbed >= _SCRUB_EVERY:  # it goes through the whole text index
+            self._scrubbed = time.monotonic()
+            self._vault.scrub()
         self._retriever.apply_pending(should_yield=self._checkpoint)
         self._retriever.feed_index(should_yield=self._checkpoint)
 
@@ -328,7 +338,8 @@ class MemScheduler:
             return None  # nothing to remember yet
         plan = Plan(scope, system, ids, chosen.reason)
         self._vault.plans.add(plan)
-        fresh = [c.id for c in chosen.cubes if c.state is State.GENERATED]
+        mine = (c for c in chosen.cubes if scope.contains(c.scope) and not c.frozen)
+        fresh = [c.id for c in mine if c.state is State.GENERATED]
         self._vault.transition(fresh, State.ACTIVATED, _ACTOR, "resident in the prompt")
         spent = time.perf_counter() - started
         self._note(Decision(scope, "plan", chosen.reason, len(ids), chosen.tokens, seconds=spent))

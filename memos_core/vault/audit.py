@@ -64,6 +64,7 @@ class LogQuery:
         principal, adapter: of who did it, and through what.
         since, until: done at or after, and before.
         limit: how many at most. newest_first: else oldest first.
+        clearance: not of cubes with other sensitivity labels; None: of all.
     """
 
     scope: Scope
@@ -75,6 +76,7 @@ class LogQuery:
     until: datetime | None = None
     limit: int | None = 100
     newest_first: bool = True
+    clearance: frozenset[str] | None = None
 
     def select(self) -> Select[Any]:
         """The query.
@@ -102,6 +104,10 @@ class LogQuery:
             query = query.where(a.at >= micros(self.since))
         if self.until is not None:
             query = query.where(a.at < micros(self.until))
+        if self.clearance is not None:
+            label = t.labels.c
+            above = select(label.cube_id).where(label.cube_id == a.cube_id, label.label.not_in(self.clearance))
+            query = query.where(~above.exists())
         return query.order_by(a.seq.desc() if self.newest_first else a.seq).limit(self.limit)
 
 

@@ -199,7 +199,7 @@ def _sets(conn: Connection, table: Table, value: str, ids: Sequence[str]) -> dic
 def _cube(row: Any, beside: _Beside) -> Iterator[Problem]:
     try:
         cube = from_row(row, StructureRegistry())
-        fresh = to_row(cube, row.written_at)
+        fresh = to_row(cube, row.written_at, stored=True)
     except (MemOSError, ValueError) as err:
         yield Problem("cube", f"{err}" if row.id in str(err) else f"cube {row.id} is damaged: {err}")
         return

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from memos_core.errors import InvalidArgument
 from memos_core.localfiles import cache_folder
-from memos_core.vault.database import Database, Location
+from memos_core.vault.database import Database, Location, public_query
 
 _FILE_SUFFIXES = {".db", ".sqlite", ".sqlite3"}
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
@@ -76,12 +76,16 @@ def _server(text: str) -> Location:
         raise InvalidArgument(
             "url must be like postgresql://USER@HOST:5432/DATABASE, it has another form"
         ) from None
+    password = url.query.get("password")
+    if password is not None:  # where nothing shows it
+        url = url.set(password=password if isinstance(password, str) else password[-1])
+        url = url.difference_update_query(["password"])
     if not url.database:
-        raise InvalidArgument(f"url names no database: {url.render_as_string()}; add /DATABASE to it")
+        raise InvalidArgument("url names no database; add /DATABASE to it, before any '?'")
     return Location(None, _host_folder(url), url)
 
 
 def _host_folder(url: URL) -> Path:
     """Where this host keeps what it derives from a vault on a server: in the user's cache."""
-    place = f"{url.host}|{url.port}|{url.database}|{sorted(url.query.items())}"
+    place = f"{url.host}|{url.port}|{url.database}|{sorted(public_query(url).items())}"
     return cache_folder() / "vaults" / sha256(place.encode()).hexdigest()[:32]

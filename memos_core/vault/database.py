@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,11 +21,11 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from memos_core.cube import new_id
-from memos_core.errors import InvalidArgument, VaultError, VaultNewer
+from memos_core.errors import InvalidArgument, MemOSError, VaultError, VaultNewer
 from memos_core.vault import tables as t
 from memos_core.vault.prepared import Prepared
 from memos_core.vault.rows import CubeFilter
@@ -33,6 +33,7 @@ from memos_core.vault.rows import CubeFilter
 POOL_S = 120
 _TOO_LARGE = "22003"  # PostgreSQL: numeric_value_out_of_range
 LOCAL_TEXTS = 500  # so many texts that hold a word are scored here, among themselves
+_SECRETS = ("password", "passfile", "secret", "scram_")  # in names of libpq's parameters
 # More texts than this count as this many: rarity is a logarithm.
 _SIZE_OF_ALL = text("SELECT count(*) FROM (SELECT 1 FROM cubes WHERE tenant = :tenant LIMIT 20000) AS found")
 _SIZE = text(
@@ -75,23 +76,36 @@ class Location:
 
     file: Path | None
     home: Path | None
-    server: URL | None = None
+    server: URL | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
         """How messages call it; never with a password."""
         if self.server is not None:
-            return self.server.set(drivername="postgresql").render_as_string(hide_password=True)
+            return _public(self.server).render_as_string(hide_password=True)
         return str(self.file) if self.file else ":memory:"
 
     @property
     def url(self) -> str | None:
         """What opens it again, in any process; without a password. None for a vault in memory."""
         if self.server is not None:
-            return self.server.set(drivername="postgresql", password=None).render_as_string()
+            return _public(self.server).set(password=None).render_as_string()
         if self.file is None:
             return None
         return str(self.home if self.home == self.file.parent else self.file)
+
+
+def public_query(server: URL) -> Mapping[str, str | tuple[str, ...]]:
+    """What the query of a URL says but for secrets."""
+    return {
+        name: value
+        for name, value in server.query.items()
+        if not any(secret in name.lower() for secret in _SECRETS)
+    }
+
+
+def _public(server: URL) -> URL:
+    return server.set(drivername="postgresql", query=public_query(server))
 
 
 class Database(ABC):
@@ -125,8 +139,9 @@ class Database(ABC):
     @abstractmethod
     def _connect(self) -> Engine: ...
 
+    @abstractmethod
     def _take_turns(self, conn: Connection) -> None:
-        """Wait for others that are making the same new vault; a write transaction is enough where it is exclusive."""
+        """Wait for others that are making the same new vault."""
 
     @abstractmethod
     def _create(self, conn: Connection) -> None:
@@ -223,7 +238,19 @@ class Database(ABC):
                     ]
                     conn.execute(t.meta.insert(), rows)
         elif stored < t.SCHEMA_VERSION:
+            with self._sentences():
+                self._upgrade(stored)
+
+    def _upgrade(self, stored: int) -> None:
+        try:
             self._migrate(stored)
+        except (VaultError, DBAPIError):
+            raise
+        except (MemOSError, StatementError, LookupError, TypeError, ValueError, AttributeError, OSError) as err:
+            said = " ".join(str(err).split())
+            raise VaultError(
+                f"the vault {self.location.label} was not upgraded and is as it was: {said[:500]}"
+            ) from err
 
     def _stored_version(self, conn: Connection) -> int | None:
         """The schema version of the vault; None where there is nothing yet.

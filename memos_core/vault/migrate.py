@@ -7,6 +7,7 @@ A step is a function from rows to rows; no step changes a table, so an upgraded 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ from memos_core.errors import VaultError
 from memos_core.vault import tables as t
 from memos_core.vault.audit import chain_hash
 from memos_core.vault.checkpoints import checkpoint_digest
-from memos_core.vault.rows import complete, digest_of
+from memos_core.vault.rows import CubeDamaged, complete, complete_damaged, digest_of
 
+log = logging.getLogger("memos_core.vault")
 Row = dict[str, Any]
 _BATCH = 500
 
@@ -106,15 +108,17 @@ def _from_1(table: str, rows: Iterable[Row]) -> Iterator[Row]:
     chains: dict[tuple[str, str], tuple[int, str]] = {}
     for row in rows:
         if table == "cubes":
-            yield complete(row)
-        elif table == "versions":
-            kept = complete(json.loads(row["cube"]))
-            yield {
-                **row,
-                "cube": json.dumps(kept, ensure_ascii=False),
-                **{name: kept[name] for name in ("tenant", "user", "written_at")},
-            }
-        elif table == "audit":
+            try:
+                yield complete(row)
+            except CubeDamaged as err:
+                log.error("%s", err)
+                yield _storable(complete_damaged(row))
+            continue
+        if table == "versions":
+            yield _version_from_1(row)
+            continue
+        row = _storable(row)
+        if table == "audit":
             whose = (row["tenant"], row["user"])
             n, before = chains.get(whose, (0, ""))
             row["n"] = n + 1
@@ -129,9 +133,36 @@ def _from_1(table: str, rows: Iterable[Row]) -> Iterator[Row]:
             yield row
 
 
+def _version_from_1(row: Row) -> Row:
+    try:
+        kept = complete(json.loads(row["cube"]))
+    except (CubeDamaged, ValueError, TypeError, AttributeError) as err:
+        log.error("version %s of cube %s is damaged: %s", row["version"], row["cube_id"], err)
+        # Its owner is that of its cube, see `_after_1`.
+        return _storable({**row, "tenant": "", "user": "", "written_at": 0})
+    new = {name: kept[name] for name in ("tenant", "user", "written_at")}
+    return {**row, "cube": json.dumps(kept, ensure_ascii=False), **new}
+
+
+def _storable(row: Row) -> Row:
+    """A row whose texts can be written: bytes that are no UTF-8 become signs that show them."""
+    return {
+        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def _labels(header: Any) -> set[str]:
+    try:
+        return {label for label in json.loads(header)["sensitivity"] if isinstance(label, str)}
+    except (ValueError, TypeError, KeyError):
+        return set()
+
+
 def _after_1(conn: Connection) -> None:
+    conn.exec_driver_sql(_OWNERS)
     for row in conn.execute(select(t.cubes.c.id, t.cubes.c.header)).all():
-        found = [{"cube_id": row.id, "label": label} for label in json.loads(row.header)["sensitivity"]]
+        found = [{"cube_id": row.id, "label": label} for label in sorted(_labels(row.header))]
         if found:
             conn.execute(t.labels.insert(), found)
     last: dict[tuple[str, str], Row] = {}
@@ -143,12 +174,16 @@ def _after_1(conn: Connection) -> None:
     old = text(
         'INSERT INTO vectors (cube_id, tenant, "user", version, embedder, dims, vector, in_index) '
         'SELECT c.id, c.tenant, c."user", v.version, v.embedder, length(v.vector) / 4, v.vector, 0 '
-        f"FROM {_OLD}vectors v JOIN cubes c ON c.id = v.cube_id ORDER BY c.seq"
+        "FROM old_vectors v JOIN cubes c ON c.id = v.cube_id ORDER BY c.seq"
     )
     conn.execute(old)
 
 
 _OLD = "old_"
+_OWNERS = (  # of damaged versions
+    'UPDATE versions SET (tenant, "user") = (SELECT c.tenant, c."user" FROM cubes c WHERE c.id = versions.cube_id) '
+    "WHERE tenant = '' AND EXISTS (SELECT 1 FROM cubes c WHERE c.id = versions.cube_id)"
+)
 _MADE_BY_STEPS = {"vectors", "labels", "audit_heads"}
 _STEPS: Mapping[int, Callable[[str, Iterable[Row]], Iterable[Row]]] = {1: _from_1}
 _AFTER: Mapping[int, Callable[[Connection], None]] = {1: _after_1}

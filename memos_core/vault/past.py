@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +11,18 @@ from sqlalchemy import Connection, and_, select
 
 from memos_core.cube import ANY_USER, MemCube, State, StructureRegistry
 from memos_core.vault import tables as t
-from memos_core.vault.rows import CubeFilter, from_kept, from_row, granted_ids, labels_above, micros
+from memos_core.vault.rows import (
+    CubeDamaged,
+    CubeFilter,
+    from_kept,
+    from_row,
+    granted_ids,
+    labels_above,
+    micros,
+)
 from memos_core.vault.writer import chunks, state_after_write, with_behaviour
 
+log = logging.getLogger("memos_core.vault")
 _STATE = "state:"
 _WRITES = ("write", "update", "rollback", "merge", "close")
 
@@ -22,7 +32,11 @@ def cubes_at(
 ) -> list[MemCube]:
     """The cubes that matched the filter at a moment, in order of their ids. Who may read is asked as of now.
 
-    What was deleted since is gone from the past too. State and validity are those of that moment.
+    What was deleted since is gone from the past too. State and validity are those of that moment. A damaged one is
+    left out with an error in the log.
+
+    Raises:
+        CubeDamaged: one that the filter names by its id is damaged.
     """
     moment = micros(at)
     found = {c.id: c for c in _current(conn, which, moment, structures)}
@@ -35,9 +49,22 @@ def cubes_at(
 def _current(
     conn: Connection, which: CubeFilter, moment: int, structures: StructureRegistry
 ) -> Iterable[MemCube]:
-    everything = CubeFilter(which.scope, which.clearance, which.granted, states=None, expired=True)
+    everything = CubeFilter(
+        which.scope, which.clearance, which.granted, states=None, ids=which.ids, expired=True
+    )
     query = with_behaviour().where(everything.where(), t.cubes.c.written_at <= moment)
-    return (from_row(row, structures) for row in conn.execute(query))
+    return _whole(which, conn.execute(query), lambda row: from_row(row, structures))
+
+
+def _whole(which: CubeFilter, rows: Iterable[Any], made: Callable[[Any], MemCube]) -> Iterator[MemCube]:
+    """The cubes of rows; one that is damaged does not take the others with it."""
+    for row in rows:
+        try:
+            yield made(row)
+        except CubeDamaged as err:
+            if which.ids is not None:
+                raise
+            log.error("%s (`memos doctor` lists every damage)", err)
 
 
 def _superseded(
@@ -50,8 +77,13 @@ def _superseded(
     query = select(v.cube_id, v.cube).where(v.written_at <= moment, v.replaced_at > moment)
     if which.clearance is not None:  # what has become secret since is secret in the past too
         query = query.where(~labels_above(v.cube_id, which.clearance))
-    for row in conn.execute(query.where(owned)):
-        cube = from_kept(row.cube, structures, row.cube_id)
+    if which.ids is not None:
+        query = query.where(v.cube_id.in_(which.ids))
+
+    def made(row: Any) -> MemCube:
+        return from_kept(row.cube, structures, row.cube_id)
+
+    for cube in _whole(which, conn.execute(query.where(owned)), made):
         if which.owns(cube.scope) and which.cleared(cube):
             yield cube
     if which.granted is not None and scope.user not in (None, ANY_USER):
@@ -59,8 +91,7 @@ def _superseded(
             row.cube_id for row in conn.execute(granted_ids(scope.tenant, scope.user, which.granted))
         ]
         for chunk in chunks(shared):
-            for row in conn.execute(query.where(v.cube_id.in_(chunk))):
-                cube = from_kept(row.cube, structures, row.cube_id)
+            for cube in _whole(which, conn.execute(query.where(v.cube_id.in_(chunk))), made):
                 if which.cleared(cube):
                     yield cube
 

@@ -46,6 +46,7 @@ _STATES = (  # SQLSTATE classes
     ("25006", "cannot be written: it is read-only"),
     ("53100", "cannot be written: the server's disk is full; nothing of this call was stored"),
     ("53", "cannot be used now: the server has no room for it"),
+    ("54", "cannot store this: a value is too long for the server; nothing of this call was stored"),
     ("40", "was changed by another writer at the same moment; nothing was stored, try again"),
     ("28", "refuses this login"),
     ("3D", "does not exist"),

@@ -74,6 +74,16 @@ _SEALED = (
 )
 
 
+# What the indexes hold: at most so many bytes each, and so many together in one index (PostgreSQL's limit is 2,704).
+MAX_NAME = 1_000
+_MAX_INDEXED = 2_600
+_INDEXED = (
+    ("tenant", "user", "namespace", "key"),
+    ("tenant", "user", "semantic_type", "id"),
+    ("tenant", "session", "semantic_type", "id"),
+)
+_CAPPED = ("id", "tenant", "user", "agent", "session", "namespace", "key", "semantic_type")
+
 Right = Literal["read", "write", "share"]
 
 
@@ -132,6 +142,8 @@ class CubeFilter:
             clauses.append(c.semantic_type.not_in(self.not_types))
         if self.states is not None:
             clauses.append(c.state.in_([str(x) for x in self.states]))
+        elif not self.expired:
+            clauses.append(c.state != str(State.EXPIRED))
         if not self.expired:
             # Asked for when the statement runs: a filter may be older than that.
             alive = c.expires_at > bindparam("alive_at", callable_=lambda: micros(now()), unique=True)
@@ -158,13 +170,16 @@ class CubeFilter:
             and (self.kinds is None or cube.payload.kind in self.kinds)
             and (self.ids is None or cube.id in self.ids)
             and (self.keys is None or cube.key in self.keys)
-            and (self.states is None or cube.state in self.states)
+            and (cube.state in self.states if self.states is not None else self._may_be_over(cube.state))
             and (self.expired or expires is None or expires > at or cube.frozen)
             and (
                 self.valid_at is None
                 or ((starts is None or starts <= self.valid_at) and (ends is None or ends > self.valid_at))
             )
         )
+
+    def _may_be_over(self, state: State) -> bool:
+        return self.expired or state is not State.EXPIRED
 
     def owns(self, scope: Scope) -> bool:
         """Whether a cube of this scope is inside the filter's own, grants aside."""
@@ -190,7 +205,9 @@ class CubeFilter:
             others = granted_ids(s.tenant, s.user, self.granted)
             # The tenant once more, as an expression: as a column it would draw SQLite to an index of the tenant
             # for both sides, instead of one of the user's and one of the ids'.
-            allowed = or_(allowed, and_(Among(c.id, others), c.tenant.concat("") == s.tenant))
+            # One's own are never among them: a grant to everyone does not open a view of another agent.
+            theirs = and_(Among(c.id, others), c.tenant.concat("") == s.tenant, c.user.concat("") != s.user)
+            allowed = or_(allowed, theirs)
         if self.clearance is None:
             return allowed
         return and_(allowed, ~labels_above(c.id, self.clearance))
@@ -266,11 +283,15 @@ def digest_of(kind: str, value: bytes) -> str:
     return blake2b(value, digest_size=16, key=kind.encode(errors="surrogateescape")[:64]).hexdigest()
 
 
-def to_row(cube: MemCube, written_at: int) -> dict[str, Any]:
+def to_row(cube: MemCube, written_at: int, *, stored: bool = False) -> dict[str, Any]:
     """The columns of `cubes` for a cube, `seq` left out.
 
     Args:
         written_at: the vault's clock, in microseconds.
+        stored: it is in the vault already, whatever the length of its names.
+
+    Raises:
+        InvalidArgument: something in it cannot be stored.
     """
     d, g, s = cube.header.descriptive, cube.header.governance, cube.scope
     if s.user == ANY_USER:
@@ -307,14 +328,57 @@ def to_row(cube: MemCube, written_at: int) -> dict[str, Any]:
         "written_at": written_at,
         "content_hash": content_hash(cube),
     }
+    if not stored:
+        _check_lengths(row, g.sensitivity)
     return _derive(row, cube.payload)
 
 
+def _check_lengths(row: Mapping[str, Any], sensitivity: Sequence[str]) -> None:
+    """Refuse names that an index cannot hold, on every database the same."""
+    if 4 * (sum(len(row[name]) for name in _CAPPED) + sum(map(len, sensitivity))) <= MAX_NAME:
+        return  # as nearly always: no letter has more than four bytes
+    size = {name: len(row[name].encode(errors="surrogatepass")) for name in _CAPPED}
+    longest = max((len(label.encode(errors="surrogatepass")) for label in sensitivity), default=0)
+    for name, n in (*size.items(), ("sensitivity: each label", longest)):
+        if n > MAX_NAME:
+            raise InvalidArgument(f"{name} must have at most {MAX_NAME:,} bytes as UTF-8, it has {n:,}")
+    for names in _INDEXED:
+        n = sum(size[name] for name in names)
+        if n > _MAX_INDEXED:
+            raise InvalidArgument(
+                f"{', '.join(names[:-1])} and {names[-1]} must have at most {_MAX_INDEXED:,} bytes together as UTF-8, "
+                f"they have {n:,}"
+            )
+
+
 def complete(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of schema version 1 with the columns that came with version 2."""
+    """A row of schema version 1 with the columns that came with version 2.
+
+    Raises:
+        CubeDamaged: it is no whole cube. Version 1 had no checksums: what else it says is taken as it is.
+    """
     behaviour = {"reads": None, "last_read": None, "frequency": None}
-    cube = from_row(SimpleNamespace(**{**behaviour, **row, "checksum": None}), StructureRegistry())
-    return _derive({**row, "written_at": row["updated_at"], "content_hash": content_hash(cube)}, cube.payload)
+    try:
+        cube = _cube(SimpleNamespace(**{**behaviour, **row}), StructureRegistry(), _checked)
+        new = {"frozen": cube.frozen, "written_at": row["updated_at"], "content_hash": content_hash(cube)}
+        return _derive({**row, **new}, cube.payload)
+    except _NO_CUBE as err:
+        raise CubeDamaged(f"the stored cube {row.get('id')} is damaged: {_why(err)}") from None
+
+
+def complete_damaged(row: dict[str, Any]) -> dict[str, Any]:
+    """A damaged row of schema version 1 as it is, with a checksum that says so."""
+    return {
+        **row,
+        "frozen": bool(row["frozen"]),
+        "written_at": row["updated_at"],
+        "content_hash": "",
+        "slot": "",
+        "valid_from": None,
+        "valid_to": None,
+        "partition": partition_of(row["tenant"], row["user"]),
+        "checksum": "",
+    }
 
 
 def _derive(row: dict[str, Any], payload: Plaintext[Any] | Activation | Parametric) -> dict[str, Any]:
@@ -347,7 +411,7 @@ def from_kept(kept: str, structures: StructureRegistry, cube_id: str) -> MemCube
         CubeDamaged: it is not what was kept.
     """
     try:
-        row = SimpleNamespace(**json.loads(kept))
+        row = SimpleNamespace(**{"id": cube_id, "key": "", **json.loads(kept)})
     except (ValueError, TypeError) as err:
         raise CubeDamaged(f"an earlier version of cube {cube_id} is damaged: {err}") from None
     return from_row(row, structures)
@@ -359,16 +423,20 @@ def from_row(row: Any, structures: StructureRegistry) -> MemCube:
     Raises:
         CubeDamaged: the row is not what was written.
     """
-    # Version 1 had no checksums: its rows are taken as they are, once.
-    if row.checksum is not None and row.checksum != _checksum({name: getattr(row, name) for name in _SEALED}):
-        raise CubeDamaged(
-            f"the stored cube {row.id} (key {row.key!r}) is damaged: its checksum does not match; "
-            "restore it from a backup or delete it"
-        )
     try:
-        return _cube(row, structures, _checked if row.checksum is None else _trusted)
-    except (KeyError, TypeError, ValueError) as err:
-        raise CubeDamaged(f"the stored cube {row.id} (key {row.key!r}) is damaged: {err}") from None
+        if row.checksum == _checksum({name: getattr(row, name) for name in _SEALED}):
+            return _cube(row, structures, _trusted)
+        why = "its checksum does not match; restore it from a backup or delete it"
+    except _NO_CUBE as err:
+        why = _why(err)
+    raise CubeDamaged(f"the stored cube {row.id} (key {row.key!r}) is damaged: {why}")
+
+
+_NO_CUBE = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
+
+
+def _why(err: Exception) -> str:
+    return "a part of it is missing" if isinstance(err, AttributeError | KeyError) else " ".join(str(err).split())
 
 
 def _checked(kind: type[_M], **values: Any) -> _M:

@@ -63,6 +63,9 @@ class SQLite(Database):
     def _connect(self) -> Engine:
         return _engine(self.location.file, as_it_lies=_only_readable(self.location.file))
 
+    def _take_turns(self, conn: Connection) -> None:
+        """Nothing to do: a write transaction is alone."""
+
     def _create(self, conn: Connection) -> None:
         create(conn)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Row, Select, and_, delete, func, or_, select, text, update
 
 from memos_core.cube import ANY_USER, MemCube, Namespace, Scope, State, StructureRegistry
 from memos_core.errors import InvalidArgument, NotFound
@@ -430,18 +430,15 @@ class Vault:
         stamp, half = micros(at), half_life / timedelta(microseconds=1)
         b = t.behaviour.c
         with self.db.write(derived=True) as conn:
-            for chunk in chunks(reads):
-                known = {r.cube_id: r for r in conn.execute(select(t.behaviour).where(b.cube_id.in_(chunk)))}
+            for chunk in chunks(sorted(reads)):  # in one order, so that no two processes wait for each other
                 alive = conn.execute(select(t.cubes.c.id).where(t.cubes.c.id.in_(chunk))).scalars()
-                for id_ in alive.all():
-                    old, n = known.get(id_), reads[id_]
-                    if old is None:
-                        conn.execute(
-                            insert(t.behaviour).values(
-                                cube_id=id_, reads=n, last_read=stamp, frequency=float(n)
-                            )
-                        )
-                        continue
+                fresh = {"reads": 0, "last_read": stamp, "frequency": 0.0}
+                new = [{"cube_id": id_, **fresh} for id_ in sorted(alive)]
+                if new:
+                    conn.execute(self.db.insert(t.behaviour).on_conflict_do_nothing(), new)
+                stored = select(t.behaviour).where(b.cube_id.in_(chunk)).order_by(b.cube_id).with_for_update()
+                for old in conn.execute(stored).all():
+                    id_, n = old.cube_id, reads[old.cube_id]
                     frequency = old.frequency * 0.5 ** (max(0, stamp - old.last_read) / half) + n
                     conn.execute(
                         update(t.behaviour)

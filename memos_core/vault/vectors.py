@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from memos_core.cube import LIVE, new_id
 from memos_core.vault import tables as t
+from memos_core.vault.audit import hold
 from memos_core.vault.database import Database
 from memos_core.vault.rows import CubeFilter, granted_ids
 from memos_core.vault.writer import chunks
@@ -100,9 +101,13 @@ class VectorTable:
             owners: dict[str, Any] = {}
             for i in range(0, len(entries), 500):
                 ids = [id_ for id_, _ in entries[i : i + 500]]
-                # Locked, so that none of them is deleted or embedded elsewhere before this is stored.
+                # Their users' memory is locked as by a writer, so that none of them is deleted or embedded elsewhere
+                # before this is stored.
+                whose = select(c.tenant, c.user).where(c.id.in_(ids)).distinct()
+                for whose_memory in sorted((r.tenant, r.user) for r in conn.execute(whose)):
+                    hold(conn, self._db, whose_memory)
                 queued = select(q.cube_id, q.version, c.tenant, c.user).join(t.cubes, c.id == q.cube_id)
-                waiting = queued.where(q.cube_id.in_(ids)).with_for_update(of=t.index_queue)
+                waiting = queued.where(q.cube_id.in_(ids))
                 owners.update({r.cube_id: r for r in conn.execute(waiting)})
             rows = []
             for (id_, version), vector in zip(entries, vectors, strict=True):

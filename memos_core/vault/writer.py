@@ -34,7 +34,7 @@ from memos_core.errors import AccessDenied, InvalidArgument, VaultError, Version
 from memos_core.vault import tables as t
 from memos_core.vault.audit import Actor, AuditWriter, Owner
 from memos_core.vault.database import Database
-from memos_core.vault.rows import CubeFilter, from_row, keep_row, micros, moment, pack_namespace, to_row
+from memos_core.vault.rows import CubeFilter, from_row, keep_row, micros, moment, to_row
 
 CHUNK = 500
 Address = tuple[str, str, str, str]  # tenant, user, namespace, key, as stored
@@ -108,9 +108,16 @@ class Writer:
     def _beside(self, cube: MemCube) -> ColumnElement[bool]:
         return and_(self.beside(cube).where(), t.cubes.c.agent == (cube.scope.agent or ""))
 
-    def is_taken(self, cube: MemCube) -> bool:
-        """Whether there is a cube at the address of this one."""
-        return bool(self._stored_at([_address_of(cube)], []))
+    def granted_to(self, tenant: str, kind: str, name: str) -> list[MemCube]:
+        """The cubes that a user, a group or everyone was granted any right to."""
+        g = t.grants.c
+        ids = select(g.cube_id).where(g.tenant == tenant, g.kind == kind, g.name == name)
+        return self.find(t.cubes.c.id.in_(ids))
+
+    def is_granted(self, cube_id: str) -> bool:
+        """Whether anybody else may use a cube."""
+        g = t.grants.c
+        return self.conn.execute(select(g.cube_id).where(g.cube_id == cube_id).limit(1)).first() is not None
 
     def _stored_at(self, addresses: Iterable[Address], ids: list[str]) -> dict[Address, Any]:
         """The rows at these addresses, and those with one of these ids."""
@@ -240,6 +247,8 @@ class Writer:
             "replaced_at": self.at,
         }
         self.conn.execute(insert(t.versions).values(**kept))
+        if old.state is State.MERGED:  # a new life: what was granted was the old one
+            self.conn.execute(delete(t.grants).where(t.grants.c.cube_id == old.id))
         self.conn.execute(update(t.cubes).where(t.cubes.c.id == old.id).values(**to_row(new, self.at)))
         self.conn.execute(delete(t.sources).where(t.sources.c.cube_id == new.id))
         self.conn.execute(delete(t.labels).where(t.labels.c.cube_id == new.id))
@@ -316,17 +325,26 @@ class Writer:
         while front:
             found: list[str] = []
             for chunk in chunks(front):
+                source = t.cubes.alias("source")
+                c = t.cubes.c
                 derived = (
-                    select(t.cubes.c.id)
-                    .join(t.sources, t.sources.c.cube_id == t.cubes.c.id)
-                    .where(t.sources.c.source_id.in_(chunk))
+                    select(c.id)
+                    .join(t.sources, t.sources.c.cube_id == c.id)
+                    .join(source, source.c.id == t.sources.c.source_id)
+                    .where(t.sources.c.source_id.in_(chunk), c.tenant == source.c.tenant)
                 )
                 if not plaintext_too:
-                    derived = derived.where(t.cubes.c.kind != "plaintext")
+                    derived = derived.where(c.kind != "plaintext")
                 found += self.conn.execute(derived).scalars()
             front = [i for i in dict.fromkeys(found) if i not in every]
             every.update(dict.fromkeys(front))
         return list(every)
+
+    def recall_kv(self, cubes: Iterable[MemCube]) -> None:
+        """Have every process drop the KV it made from cubes, which are not everybody's any more."""
+        rows = [self._tombstone(cube, "revoke") for cube in cubes]
+        if rows:
+            self.conn.execute(insert(t.tombstones), rows)
 
     def _tombstone(self, cube: MemCube, action: str) -> dict[str, Any]:
         key = cube.payload.key if isinstance(cube.payload, Activation) else ""
@@ -385,10 +403,6 @@ class Writer:
 
 def _is_searched(cube: MemCube) -> bool:
     return cube.state in LIVE and bool(cube.text.strip())
-
-
-def _address_of(cube: MemCube) -> Address:
-    return (*owner_of(cube), pack_namespace(cube.namespace), cube.key or cube.id)
 
 
 def state_after_write(old: State) -> State:

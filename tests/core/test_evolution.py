@@ -129,12 +129,14 @@ def test_a_merged_cube_is_shared_with_those_who_saw_all_of_it(ann: MemOS, bob: M
     assert texts(bob.search("cats")) == [merged.text]
 
 
-@pytest.mark.parametrize("why", ["archived", "frozen", "foreign", "granted"])
+@pytest.mark.parametrize("why", ["archived", "merged", "frozen", "foreign", "granted"])
 def test_what_cannot_be_merged_leaves_everything_as_it_was(ann: MemOS, bob: MemOS, why: str) -> None:
     one, two = ann.write("Likes tea"), ann.write("Hates coffee")
     error: type[Exception] = InvalidArgument
     if why == "archived":
         ann.archive(two.id)
+    elif why == "merged":
+        ann.merge([two.id, ann.write("Hates instant coffee").id])
     elif why == "frozen":
         ann.freeze(two.id)
     else:

@@ -29,7 +29,7 @@ from memos_core.errors import AccessDenied, InvalidArgument, MemOSError, NotFoun
 from memos_core.vault.rows import micros
 from memos_core.vault.tables import cubes as table
 
-EXAMPLES = int(os.environ.get("MEMOS_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("MEMOS_EXAMPLES", "100"))
 USERS = ("ann", "bob", "cyd")
 GRANTEES = ("user:bob", "user:cyd", "group:crew", "everyone")
 RIGHTS: tuple[Any, ...] = (("read",), ("write",), ("share",), ("write", "share"))
@@ -40,6 +40,7 @@ DAYS = [datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 9)]
 
 PICK = st.integers(0, 99)
 USER = st.sampled_from(("ann", "ann", "bob", "cyd"))
+ACTOR = st.sampled_from((None, None, None, *USERS))  # None: the cube's owner, or most would be refused
 CLEARANCE = st.sampled_from(CLEARANCES)
 
 
@@ -80,8 +81,13 @@ class Machine(RuleBasedStateMachine):
     memos: MemOS
     tenants = itertools.count()
 
-    @initialize(members=st.sets(st.sampled_from(USERS)), n=st.integers(1, 4), labels=st.sampled_from(LABELS))
-    def start(self, members: set[str], n: int, labels: tuple[str, ...]) -> None:
+    @initialize(
+        members=st.sets(st.sampled_from(USERS)),
+        labels=st.lists(st.none() | st.sampled_from(LABELS), min_size=2, max_size=5),
+        to=st.sampled_from(GRANTEES),
+        rights=st.sampled_from(RIGHTS),
+    )
+    def start(self, members: set[str], labels: list[Any], to: str, rights: tuple[Any, ...]) -> None:
         self.tenant = f"tenant{next(self.tenants)}"
         self.cubes: dict[str, Cube] = {}
         self.members: set[str] = set()
@@ -89,8 +95,13 @@ class Machine(RuleBasedStateMachine):
         self.count = itertools.count()
         if members:
             self.regroup(members, True)
-        for i in range(n):
-            self.write(USERS[i % 2], labels if i else (), None)
+        for i, later in enumerate(labels):
+            self.write(USERS[0 if i % 3 else 1], labels[-1] or (), None)
+            self.remember_this_moment()
+            if later is not None:
+                self.update(None, None, i, later)
+            if i % 2:
+                self.grant(None, i, to, rights)
 
     def teardown(self) -> None:
         if hasattr(self, "tenant"):
@@ -135,9 +146,20 @@ class Machine(RuleBasedStateMachine):
         assert (cube.version, cube.state) == (1, State.GENERATED)
         self.cubes[cube.id] = Cube(user, [Version(text, labels)])
 
-    @rule(user=USER, city=st.sampled_from(CITIES), day=st.sampled_from(DAYS), ends=st.booleans())
-    def state_a_fact(self, user: str, city: str, day: datetime, ends: bool) -> None:
+    @rule(
+        user=USER,
+        facts=st.lists(
+            st.tuples(st.sampled_from(CITIES), st.sampled_from(DAYS), st.sampled_from((False, False, True))),
+            min_size=1,
+            max_size=4,
+        ),
+    )
+    def state_facts(self, user: str, facts: list[tuple[str, datetime, bool]]) -> None:
         """What holds when: the later of two statements by their own time ends the earlier one."""
+        for city, day, ends in facts:
+            self.state_a_fact(user, city, day, ends)
+
+    def state_a_fact(self, user: str, city: str, day: datetime, ends: bool) -> None:
         text = f"I no longer live in {city}" if ends else f"I live in {city}"
         until: datetime | None = None
         said = ("-" if ends else "") + city
@@ -164,9 +186,10 @@ class Machine(RuleBasedStateMachine):
         self.cubes[stored.id] = Cube(user, [Version(text, (), day, until, said)])
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, clearance=CLEARANCE, number=PICK, labels=st.none() | st.sampled_from(LABELS))
-    def update(self, user: str, clearance: Any, number: int, labels: Any) -> None:
+    @rule(user=ACTOR, clearance=CLEARANCE, number=PICK, labels=st.none() | st.sampled_from(LABELS))
+    def update(self, user: str | None, clearance: Any, number: int, labels: Any) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         if cube.now.city:
             return
         view, text = self.view(user, clearance), self.text()
@@ -193,9 +216,10 @@ class Machine(RuleBasedStateMachine):
             cube.state = State.ACTIVATED if cube.state is State.ARCHIVED else State.GENERATED
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, clearance=CLEARANCE, number=PICK, version=st.integers(1, 3))
-    def rollback(self, user: str, clearance: Any, number: int, version: int) -> None:
+    @rule(user=ACTOR, clearance=CLEARANCE, number=PICK, version=st.integers(1, 3))
+    def rollback(self, user: str | None, clearance: Any, number: int, version: int) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         if cube.now.city or any(v.city for v in cube.versions):
             return
         view = self.view(user, clearance)
@@ -218,13 +242,14 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.cubes)
     @rule(
-        user=USER,
+        user=ACTOR,
         number=PICK,
         to=st.sampled_from((State.ARCHIVED, State.ARCHIVED, State.ACTIVATED)),
         two=PICK,
     )
-    def move(self, user: str, number: int, to: State, two: int) -> None:
+    def move(self, user: str | None, number: int, to: State, two: int) -> None:
         """One cube or two at a time: all of them move, or none."""
+        user = user or self.pick(number)[1].user
         chosen = dict((self.pick(number), self.pick(two)))
         view = self.view(user)
         call = view.archive if to is State.ARCHIVED else view.activate
@@ -243,9 +268,10 @@ class Machine(RuleBasedStateMachine):
             cube.state = to
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, clearance=CLEARANCE, number=PICK)
-    def read(self, user: str, clearance: Any, number: int) -> None:
+    @rule(user=ACTOR, clearance=CLEARANCE, number=PICK)
+    def read(self, user: str | None, clearance: Any, number: int) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         if not self.may(user, clearance, cube):
             with pytest.raises(NotFound):
                 self.view(user, clearance).read(id_)
@@ -258,9 +284,10 @@ class Machine(RuleBasedStateMachine):
         assert tuple((s.id, s.version) for s in found.derived_from) == cube.sources
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, number=PICK, frozen=st.booleans())
-    def freeze(self, user: str, number: int, frozen: bool) -> None:
+    @rule(user=ACTOR, number=PICK, frozen=st.booleans())
+    def freeze(self, user: str | None, number: int, frozen: bool) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         view = self.view(user)
         call = view.freeze if frozen else view.unfreeze
         if self.mine(user, None, cube):
@@ -285,14 +312,14 @@ class Machine(RuleBasedStateMachine):
                 del self.cubes[id_]
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, one=PICK, two=PICK, labels=CLEARANCE)
-    def merge(self, user: str, one: int, two: int, labels: Any) -> None:
+    @rule(user=ACTOR, one=PICK, two=PICK, labels=CLEARANCE)
+    def merge(self, user: str | None, one: int, two: int, labels: Any) -> None:
+        user = user or self.pick(one)[1].user
         mine = [(i, c) for i, c in self.cubes.items() if self.mine(user, None, c)]
         chosen = dict((self.pick(one), mine[two % len(mine)] if mine else self.pick(two)))
         view, text = self.view(user), self.text()
         foreign = [cube for cube in chosen.values() if not self.mine(user, None, cube)]
-        # What is merged already stays so, and may be a source again.
-        legal = all(not c.frozen and c.state in (*LIVE, State.MERGED) for c in chosen.values())
+        legal = all(not c.frozen and c.state in LIVE for c in chosen.values())
         if len(chosen) < 2 or foreign or not legal:
             with pytest.raises(MemOSError) as err:
                 view.merge(list(chosen), text)
@@ -315,9 +342,10 @@ class Machine(RuleBasedStateMachine):
             cube.state = State.MERGED
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, clearance=CLEARANCE, number=PICK)
-    def delete(self, user: str, clearance: Any, number: int) -> None:
+    @rule(user=ACTOR, clearance=CLEARANCE, number=PICK)
+    def delete(self, user: str | None, clearance: Any, number: int) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         mine = user == cube.user and cleared(clearance, cube.now)  # what has expired can be deleted too
         assert self.view(user, clearance).delete(id_) == ([id_] if mine else [])
         if mine:
@@ -326,9 +354,10 @@ class Machine(RuleBasedStateMachine):
     # -- who else ------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, number=PICK, to=st.sampled_from(GRANTEES), rights=st.sampled_from(RIGHTS))
-    def grant(self, user: str, number: int, to: str, rights: tuple[Any, ...]) -> None:
+    @rule(user=ACTOR, number=PICK, to=st.sampled_from(GRANTEES), rights=st.sampled_from(RIGHTS))
+    def grant(self, user: str | None, number: int, to: str, rights: tuple[Any, ...]) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         wanted = {"read", *rights}
 
         def call() -> None:
@@ -386,9 +415,10 @@ class Machine(RuleBasedStateMachine):
         }
 
     @precondition(lambda self: self.cubes)
-    @rule(user=USER, clearance=CLEARANCE, number=PICK)
-    def look_closely(self, user: str, clearance: Any, number: int) -> None:
+    @rule(user=ACTOR, clearance=CLEARANCE, number=PICK)
+    def look_closely(self, user: str | None, clearance: Any, number: int) -> None:
         id_, cube = self.pick(number)
+        user = user or cube.user
         view = self.view(user, clearance)
         if not self.may(user, clearance, cube):
             for call in (view.history, view.grants, lambda i: view.diff(i, 1)):
@@ -406,7 +436,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=USER, clearance=CLEARANCE, number=PICK)
     def look_back(self, user: str, clearance: Any, number: int) -> None:
-        moment, then = self.moments[number % len(self.moments)]
+        for i in {0, len(self.moments) // 2, number % len(self.moments)}:
+            self.look_at(user, clearance, *self.moments[i])
+
+    def look_at(self, user: str, clearance: Any, moment: datetime, then: Any) -> None:
         view = self.view(user, clearance)
         # Who may read is asked as of now; of what has expired, the end of its life is not in the model.
         may = {
