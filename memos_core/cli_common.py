@@ -54,7 +54,7 @@ def by_id(memos: MemOS, part: str) -> MemCube:
     """The cube whose id is or ends with `part`, looked at without being counted as read.
 
     Raises:
-        NotFound: there is none. InvalidArgument: there are several.
+        NotFound: there is none. InvalidArgument: there are several. VaultError: it is damaged.
     """
     found = id_ending(memos, part)
     which = CubeFilter(memos.scope, states=None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
+from memos_core import arguments
 from memos_core.core import Core
 from memos_core.cube import (
     ANY_USER,
@@ -105,6 +106,9 @@ class MemOS(Memory, Versions, Governed):
             AccessDenied: the principal may not act in this scope.
         """
         scope = _scope(tenant=tenant, user=user, agent=agent, session=session)
+        if url is not None and not isinstance(url, os.PathLike):
+            arguments.text(url, "url")
+        policy = _check_open(principal, extractor, structures, duplicates, lifecycle)
         registry = StructureRegistry()
         for structure in structures:
             _register(registry, structure)
@@ -118,7 +122,7 @@ class MemOS(Memory, Versions, Governed):
                 MemReader(registry, extractor or extract_statements),
                 model,
                 duplicates=duplicates,
-                lifecycle=DecayPolicy() if lifecycle == "default" else lifecycle,
+                lifecycle=policy,
                 audit_reads=audit_reads,
             )
             return cls(core, scope, principal or Principal(tenant=tenant), "memos")
@@ -146,6 +150,9 @@ class MemOS(Memory, Versions, Governed):
         Raises:
             AccessDenied: the part is fixed to another value: a scope can be narrowed, never widened or moved.
         """
+        for argument, value in (("user", user), ("agent", agent), ("session", session), ("adapter", adapter)):
+            if value is not None:
+                arguments.name(value, argument)
         if user == ANY_USER and self._scope.user != ANY_USER:
             raise AccessDenied(
                 "user='*' is every user, which nobody is; the operator's view of them all is all_users()"
@@ -156,9 +163,9 @@ class MemOS(Memory, Versions, Governed):
             raise AccessDenied(str(err)) from None
         except ValidationError as err:
             raise InvalidArgument(validation_message(err)) from None
-        if isinstance(clearance, str):
-            raise InvalidArgument(f"clearance must be a list of labels, got {clearance!r}")
-        who = self._principal if clearance is None else self._principal.cleared_for(clearance)
+        who = self._principal
+        if clearance is not None:
+            who = who.cleared_for(arguments.names(clearance, "clearance"))
         return type(self)(self._core, scope, who, adapter or self._actor.adapter)
 
     def all_users(self) -> Self:
@@ -294,7 +301,7 @@ class MemOS(Memory, Versions, Governed):
         Args:
             accept: an extra condition, e.g. `memos_core.prompt.unsaid` of the conversation the prompt shows.
         """
-        if not query.strip():
+        if not arguments.text(query, "query").strip():
             return []
         about = self._scope.model_copy(update={"session": None})
         return type(self)(self._core, about, self._principal, self._actor.adapter).search(
@@ -314,6 +321,8 @@ class MemOS(Memory, Versions, Governed):
         Raises:
             InvalidArgument: a message without a role, or a system or last user message that is no text.
         """
+        arguments.count(k, "k")
+        arguments.count(room_for, "room_for")
         check_messages(messages)
         resident = self.scheduler.resident(self._scope, self._principal.clearance)
         last = messages[-1] if messages else {}
@@ -345,6 +354,8 @@ class MemOS(Memory, Versions, Governed):
         Args:
             system: the system text the agent uses, where known: prompts begin with it.
         """
+        if system is not None:
+            arguments.text(system, "system")
         self.scheduler.turn(self._scope, system)
 
     amerge = in_thread(Versions.merge)
@@ -382,7 +393,32 @@ def _register(registry: StructureRegistry, structure: type[BaseModel], **how: An
     registry.register(structure, **how)
 
 
+def _check_open(
+    principal: Any, extractor: Any, structures: Any, duplicates: Any, lifecycle: Any
+) -> LifecyclePolicy | None:
+    """Refuse what is of the wrong kind, before anything is opened; returns the policy that is meant."""
+    if principal is not None and not isinstance(principal, Principal):
+        raise InvalidArgument(f"principal must be a Principal, got {principal!r:.80}")
+    if extractor is not None and not callable(extractor):
+        raise InvalidArgument(
+            f"extractor must be a function from a text to structures, got {extractor!r:.80}"
+        )
+    if isinstance(structures, str | type) or not isinstance(structures, Iterable):
+        raise InvalidArgument(f"structures must be a list of pydantic models, got {structures!r:.80}")
+    if duplicates is not None and not isinstance(duplicates, DuplicatePolicy):
+        raise InvalidArgument(f"duplicates must be a DuplicatePolicy, got {duplicates!r:.80}")
+    if isinstance(lifecycle, str) and lifecycle == "default":
+        return DecayPolicy()
+    if lifecycle is not None and not callable(getattr(lifecycle, "next_state", None)):
+        raise InvalidArgument(f"lifecycle must be an object with next_state, or None, got {lifecycle!r:.80}")
+    policy: LifecyclePolicy | None = lifecycle
+    return policy
+
+
 def _scope(**parts: str | None) -> Scope:
+    for argument, value in parts.items():
+        if value is not None or argument == "tenant":
+            arguments.name(value, argument)
     try:
         return Scope.model_validate(parts)
     except ValidationError as err:

@@ -50,6 +50,8 @@ def check_messages(messages: Sequence[ChatMessage]) -> None:
     Raises:
         InvalidArgument: a message without a role, or a system or last user message that is no text.
     """
+    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
+        raise InvalidArgument(f"messages must be a list of dicts, got {messages!r:.80}")
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidArgument(

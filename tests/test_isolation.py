@@ -189,14 +189,14 @@ class Isolation(RuleBasedStateMachine):
         return MemOS(self.memos._core, scope, principal, "memos")
 
     def granted(self, who: Who, cube: Cube, right: str) -> bool:
-        return who.tenant == cube.tenant and any(
+        # One's own are not opened by a grant: what another agent of the user keeps stays there.
+        return (who.tenant, True) == (cube.tenant, who.user not in (None, cube.user)) and any(
             right == given
             and (
                 to in ("everyone", f"user:{who.user}")
                 or (who.tenant, to.removeprefix("group:"), who.user) in self.members
             )
             for to, given in cube.grants
-            if who.user is not None
         )
 
     def mine(self, who: Who, cube: Cube) -> bool:
@@ -313,7 +313,7 @@ class Isolation(RuleBasedStateMachine):
         if owner:
             cube = self.pick(number)[1]
             who = who._replace(tenant=cube.tenant, user=cube.user, agent=cube.now.agent)
-        text, view, anywhen = self.text(word), self.view(who), who._replace(session=None)
+        text, view = self.text(word), self.view(who)
         policy = DuplicatePolicy(near=action, similarity=0.6)
         [stored] = view.put([view.cube(text, sensitivity=labels)], duplicates=policy)
         known = self.cubes.get(stored.id)
@@ -321,12 +321,13 @@ class Isolation(RuleBasedStateMachine):
             version = Version(text, who.agent, who.session, labels)
             self.cubes[stored.id] = Cube(who.tenant, who.user, ("memories",), [version])
             self.addresses[who.tenant, who.user, ("memories",), stored.id] = stored.id
-            assert all(self.mine(anywhen, self.cubes[source.id]) for source in stored.derived_from)
+            assert all(self.mine(who, self.cubes[source.id]) for source in stored.derived_from)
             return
-        assert self.mine(anywhen, known)
+        assert self.mine(who, known)
         assert known.state == "live"
         if action == "merge":
             assert numbers(stored.text) == numbers(known.now.text, text)
+            assert not known.grants  # what others may read does not come to say more
             strict = tuple({*known.now.labels, *labels})
             known.versions.append(known.now._replace(text=stored.text, labels=strict))
         assert stored.text == known.now.text
@@ -361,6 +362,9 @@ class Isolation(RuleBasedStateMachine):
         if not self.may(who, cube, "write"):
             with pytest.raises(self.refusal(who, cube)):
                 view.update(id_, text, **details)
+        elif cube.state == "merged" and (not details or owns(who, cube, cube.now)):
+            with pytest.raises(InvalidArgument):
+                view.update(id_, text, **details)
         elif details and not owns(who, cube, cube.now):
             with pytest.raises(AccessDenied):
                 view.update(id_, text, **details)
@@ -386,6 +390,9 @@ class Isolation(RuleBasedStateMachine):
                 self.view(who).rollback(id_, 1)
         elif not self.may(who, cube, "write"):
             with pytest.raises(AccessDenied):
+                self.view(who).rollback(id_, 1)
+        elif cube.state == "merged":
+            with pytest.raises(InvalidArgument):
                 self.view(who).rollback(id_, 1)
         else:
             self.view(who).rollback(id_, 1)

@@ -312,9 +312,7 @@ class Memory:
     def _hits(view: MemOS, query: str, asked: Request, lowest: float) -> list[tuple[float, Hit]]:
         by_meaning, k = view.has_embedder, asked.top_k
         while True:
-            hits = view.search(
-                query, k=k, min_similarity=lowest or None, accept=asked.accepts, shared=False
-            )
+            hits = view.search(query, k=k, min_similarity=lowest or None, accept=asked.accepts, shared=False)
             scored = [(min(1.0, max(0.0, h.similarity or 0.0)) if by_meaning else h.score, h) for h in hits]
             kept = [(score, hit) for score, hit in scored if score >= lowest or not by_meaning]
             if len(kept) >= asked.top_k or len(hits) < k:
@@ -365,6 +363,8 @@ class Memory:
             return None
         if cube.payload.kind != "plaintext" or cube.semantic_type in NOT_MEMORIES:
             return None
+        if not view.scope.contains(cube.scope):
+            return None  # another user's, granted to this one: mem0 knows no such thing
         return (self._memos if cube.scope.user is None else self._memos.scoped(user=cube.scope.user)), cube
 
     def _existing(self, memory_id: str, message: str) -> tuple[MemOS, MemCube]:

@@ -58,6 +58,8 @@ class MemReader:
         Raises:
             InvalidArgument: a message has no role or content.
         """
+        if isinstance(messages, str | bytes | dict) or not isinstance(messages, Sequence):
+            raise InvalidArgument(f"messages must be a list of messages, got {messages!r:.80}")
         namespace = (MESSAGES, scope.session) if scope.session else (MESSAGES,)
         moment = at or now()
         return [self._message(m, i, scope, owner, namespace, moment) for i, m in enumerate(messages)]

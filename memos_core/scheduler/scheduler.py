@@ -224,9 +224,7 @@ class MemScheduler:
         except MemOSError as err:
             log.warning("the last reads were not counted: %s", err)
 
-    def _submit(
-        self, kind: str, scope: Scope | None, job: Callable[[], None], *, delay: float = 0.0
-    ) -> None:
+    def _submit(self, kind: str, scope: Scope | None, job: Callable[[], None], *, delay: float = 0.0) -> None:
         with self._wake:
             if self._stopping:
                 return

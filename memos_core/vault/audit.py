@@ -106,7 +106,9 @@ class LogQuery:
             query = query.where(a.at < micros(self.until))
         if self.clearance is not None:
             label = t.labels.c
-            above = select(label.cube_id).where(label.cube_id == a.cube_id, label.label.not_in(self.clearance))
+            above = select(label.cube_id).where(
+                label.cube_id == a.cube_id, label.label.not_in(self.clearance)
+            )
             query = query.where(~above.exists())
         return query.order_by(a.seq.desc() if self.newest_first else a.seq).limit(self.limit)
 

@@ -328,9 +328,7 @@ def _complete(conn: Connection, rows: Sequence[Row[Any]]) -> list[StoredCheckpoi
     """Rows with their channel values and pending writes, which are read once for all rows of a lane."""
     found = [
         (
-            StoredCheckpoint(
-                _lane(r), r.checkpoint_id, r.parent_id, _whole(r), r.metadata
-            ),
+            StoredCheckpoint(_lane(r), r.checkpoint_id, r.parent_id, _whole(r), r.metadata),
             json.loads(r.refs),
         )
         for r in rows
@@ -353,8 +351,7 @@ def _values(conn: Connection, lane: Lane, pairs: Iterable[tuple[str, str]]) -> d
     query = select(t.checkpoint_blobs).where(*_at(t.checkpoint_blobs, lane))
     rows = (row for chunk in _chunks(pairs) for row in conn.execute(query.where(_one_of(chunk))))
     return {
-        (row.channel, row.version): _verified(row, f"its value of channel {row.channel!r}")
-        for row in rows
+        (row.channel, row.version): _verified(row, f"its value of channel {row.channel!r}") for row in rows
     }
 
 
@@ -362,7 +359,9 @@ def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[
     found: dict[str, list[StoredWrite]] = defaultdict(list)
     query = select(t.checkpoint_writes).where(*_at(t.checkpoint_writes, lane))
     for r in conn.execute(query.where(t.checkpoint_writes.c.checkpoint_id.in_(ids))):
-        write = StoredWrite(r.task_id, r.task_path, r.idx, r.channel, _verified(r, f"a write to channel {r.channel!r}"))
+        write = StoredWrite(
+            r.task_id, r.task_path, r.idx, r.channel, _verified(r, f"a write to channel {r.channel!r}")
+        )
         found[r.checkpoint_id].append(write)
     for writes in found.values():
         # Sorted here, not by SQL: a database's collation need not be Python's order.

@@ -89,7 +89,7 @@ class Location:
     def url(self) -> str | None:
         """What opens it again, in any process; without a password. None for a vault in memory."""
         if self.server is not None:
-            return _public(self.server).set(password=None).render_as_string()
+            return _public(self.server, password=False).render_as_string()
         if self.file is None:
             return None
         return str(self.home if self.home == self.file.parent else self.file)
@@ -104,8 +104,16 @@ def public_query(server: URL) -> Mapping[str, str | tuple[str, ...]]:
     }
 
 
-def _public(server: URL) -> URL:
-    return server.set(drivername="postgresql", query=public_query(server))
+def _public(server: URL, *, password: bool = True) -> URL:
+    return URL.create(
+        "postgresql",
+        server.username,
+        server.password if password else None,  # `set` cannot take it away
+        server.host,
+        server.port,
+        server.database,
+        public_query(server),
+    )
 
 
 class Database(ABC):
@@ -246,7 +254,15 @@ class Database(ABC):
             self._migrate(stored)
         except (VaultError, DBAPIError):
             raise
-        except (MemOSError, StatementError, LookupError, TypeError, ValueError, AttributeError, OSError) as err:
+        except (
+            MemOSError,
+            StatementError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OSError,
+        ) as err:
             said = " ".join(str(err).split())
             raise VaultError(
                 f"the vault {self.location.label} was not upgraded and is as it was: {said[:500]}"

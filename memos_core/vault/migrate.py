@@ -141,7 +141,7 @@ def _version_from_1(row: Row) -> Row:
         # Its owner is that of its cube, see `_after_1`.
         return _storable({**row, "tenant": "", "user": "", "written_at": 0})
     new = {name: kept[name] for name in ("tenant", "user", "written_at")}
-    return {**row, "cube": json.dumps(kept, ensure_ascii=False), **new}
+    return _storable({**row, "cube": json.dumps(kept, ensure_ascii=False), **new})
 
 
 def _storable(row: Row) -> Row:

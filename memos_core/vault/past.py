@@ -91,7 +91,8 @@ def _superseded(
             row.cube_id for row in conn.execute(granted_ids(scope.tenant, scope.user, which.granted))
         ]
         for chunk in chunks(shared):
-            for cube in _whole(which, conn.execute(query.where(v.cube_id.in_(chunk))), made):
+            theirs = query.where(v.cube_id.in_(chunk), v.user != scope.user)
+            for cube in _whole(which, conn.execute(theirs), made):
                 if which.cleared(cube):
                     yield cube
 

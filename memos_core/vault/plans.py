@@ -46,7 +46,9 @@ class PlanTable:
         }
         p = t.plans.c
         with self._db.write() as conn:
-            hold(conn, self._db, (row["tenant"], row["user"]))  # no session takes up a plan that is pruned here
+            hold(
+                conn, self._db, (row["tenant"], row["user"])
+            )  # no session takes up a plan that is pruned here
             conn.execute(insert(t.plans).values(**row))
             # Older plans stay only while a session still uses them.
             held = select(t.session_plans.c.plan_id)

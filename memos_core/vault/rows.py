@@ -359,6 +359,9 @@ def complete(row: dict[str, Any]) -> dict[str, Any]:
     """
     behaviour = {"reads": None, "last_read": None, "frequency": None}
     try:
+        for value in row.values():
+            if isinstance(value, str):
+                value.encode()  # bytes that are no UTF-8 come as surrogates
         cube = _cube(SimpleNamespace(**{**behaviour, **row}), StructureRegistry(), _checked)
         new = {"frozen": cube.frozen, "written_at": row["updated_at"], "content_hash": content_hash(cube)}
         return _derive({**row, **new}, cube.payload)
@@ -410,15 +413,19 @@ def from_kept(kept: str, structures: StructureRegistry, cube_id: str) -> MemCube
     Raises:
         CubeDamaged: it is not what was kept.
     """
+    what = f"an earlier version of cube {cube_id}"
     try:
-        row = SimpleNamespace(**{"id": cube_id, "key": "", **json.loads(kept)})
+        row = SimpleNamespace(**json.loads(kept))
     except (ValueError, TypeError) as err:
-        raise CubeDamaged(f"an earlier version of cube {cube_id} is damaged: {err}") from None
-    return from_row(row, structures)
+        raise CubeDamaged(f"{what} is damaged: {_why(err)}") from None
+    return from_row(row, structures, what)
 
 
-def from_row(row: Any, structures: StructureRegistry) -> MemCube:
+def from_row(row: Any, structures: StructureRegistry, what: str = "") -> MemCube:
     """A cube from a row of `cubes` joined with its `behaviour` (which may be missing).
+
+    Args:
+        what: how a message calls it, if not by its id and key.
 
     Raises:
         CubeDamaged: the row is not what was written.
@@ -429,14 +436,18 @@ def from_row(row: Any, structures: StructureRegistry) -> MemCube:
         why = "its checksum does not match; restore it from a backup or delete it"
     except _NO_CUBE as err:
         why = _why(err)
-    raise CubeDamaged(f"the stored cube {row.id} (key {row.key!r}) is damaged: {why}")
+    raise CubeDamaged(f"{what or f'the stored cube {row.id} (key {row.key!r})'} is damaged: {why}")
 
 
 _NO_CUBE = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
 def _why(err: Exception) -> str:
-    return "a part of it is missing" if isinstance(err, AttributeError | KeyError) else " ".join(str(err).split())
+    return (
+        "a part of it is missing"
+        if isinstance(err, AttributeError | KeyError)
+        else " ".join(str(err).split())
+    )
 
 
 def _checked(kind: type[_M], **values: Any) -> _M:

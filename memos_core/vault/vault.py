@@ -296,7 +296,6 @@ class Vault:
         """What `columns` say of those of `ids` that match, and nothing but NULL of the others: an outer join, so that
         no planner goes through all cubes of a user instead."""
 
-
         def made(which: CubeFilter) -> Select[Any]:
             c, given = t.cubes.c, self.db.each("ids")
             rows = given.outerjoin(t.cubes, and_(c.id == given.c.value, which.where()))
@@ -407,7 +406,9 @@ class Vault:
             owners = None if scope.user == ANY_USER else [scope.user or ""]
             if owners and scope.user and which.granted is not None:
                 c, granted = t.cubes.c, granted_ids(scope.tenant, scope.user, which.granted)
-                found = conn.execute(select(c.user).where(c.id.in_(granted)).distinct().limit(_MAX_OWNERS)).scalars()
+                found = conn.execute(
+                    select(c.user).where(c.id.in_(granted)).distinct().limit(_MAX_OWNERS)
+                ).scalars()
                 owners = list({*owners, *found})
                 if len(owners) >= _MAX_OWNERS:
                     owners = None

@@ -130,10 +130,6 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(error):
             call()
 
-    def frozen(self, call: Any) -> None:
-        with pytest.raises(InvalidArgument, match="frozen"):
-            call()
-
     def text(self) -> str:
         return f"note number{next(self.count)}"
 
@@ -163,20 +159,14 @@ class Machine(RuleBasedStateMachine):
         text = f"I no longer live in {city}" if ends else f"I live in {city}"
         until: datetime | None = None
         said = ("-" if ends else "") + city
-        for other in sorted(self.cubes.items()):
-            cube = other[1]
-            if (
-                cube.user != user
-                or not cube.now.city
-                or cube.state not in LIVE
-                or cube.frozen
-                or cube.expired
-            ):
+        for cube in [self.cubes[id_] for id_ in sorted(self.cubes)]:
+            if cube.user != user or not cube.now.city or cube.state not in LIVE or not cube.there:
                 continue
             begins = cube.now.starts
             assert begins is not None
             if begins <= day:
-                if contradict(said, cube.now.city) and (cube.now.ends is None or cube.now.ends > day):
+                later = cube.now.ends is None or cube.now.ends > day
+                if later and not cube.frozen and contradict(said, cube.now.city):
                     cube.versions.append(replace(cube.now, ends=day))
             elif contradict(cube.now.city, said) and (until is None or until > begins):
                 until = begins
@@ -203,8 +193,9 @@ class Machine(RuleBasedStateMachine):
         elif details and user != cube.user:
             with pytest.raises(AccessDenied):
                 change()
-        elif cube.frozen:
-            self.frozen(change)
+        elif cube.frozen or cube.state is State.MERGED:
+            with pytest.raises(InvalidArgument, match=r"frozen|merged"):
+                change()
         else:
             assert change().version == len(cube.versions) + 1
             new = replace(cube.now, text=text, labels=cube.now.labels if labels is None else labels)
@@ -212,8 +203,8 @@ class Machine(RuleBasedStateMachine):
 
     def next_version(self, cube: Cube, version: Version) -> None:
         cube.versions.append(version)
-        if cube.state not in LIVE:
-            cube.state = State.ACTIVATED if cube.state is State.ARCHIVED else State.GENERATED
+        if cube.state is State.ARCHIVED:
+            cube.state = State.ACTIVATED
 
     @precondition(lambda self: self.cubes)
     @rule(user=ACTOR, clearance=CLEARANCE, number=PICK, version=st.integers(1, 3))
@@ -230,8 +221,9 @@ class Machine(RuleBasedStateMachine):
         elif not self.may(user, clearance, cube, "write"):
             with pytest.raises(AccessDenied):
                 view.rollback(id_, version)
-        elif cube.frozen:
-            self.frozen(lambda: view.rollback(id_, version))
+        elif cube.frozen or cube.state is State.MERGED:
+            with pytest.raises(InvalidArgument, match=r"frozen|merged"):
+                view.rollback(id_, version)
         else:
             old = cube.versions[version - 1]
             labels = old.labels if user == cube.user else cube.now.labels

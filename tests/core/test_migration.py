@@ -7,10 +7,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from langgraph.checkpoint.memos import MemOSSaver
 from sqlalchemy import update
 from support import bag_of_words, findings
 
+from langgraph.checkpoint.memos import MemOSSaver
 from memos_core import MemOS, Preference
 from memos_core.errors import VaultError
 from memos_core.vault import SCHEMA_VERSION, migrate, tables
@@ -35,7 +35,10 @@ def test_everything_is_there_after_the_upgrade(old: Path) -> None:
         texts = [c.text for c in alice.find(not_types=("message", "kv"))]
         assert texts[-3:] == ["The glacier is very old", "harp: strings: 47", "I dislike rain"]
         [glacier] = [c for c in alice.find() if "glacier" in c.text]
-        assert [c.text for c in alice.history(glacier.id)] == ["The glacier is old", "The glacier is very old"]
+        assert [c.text for c in alice.history(glacier.id)] == [
+            "The glacier is old",
+            "The glacier is very old",
+        ]
         assert (glacier.header.governance.sensitivity, glacier.header.governance.priority) == (("travel",), 2)
         assert glacier.header.behaviour.reads == 1
         assert isinstance(alice.find()[-1].data, Preference)
