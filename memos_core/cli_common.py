@@ -14,7 +14,7 @@ from memos_core.errors import InvalidArgument, NotFound, VaultError
 from memos_core.memos import ENV_VAULT, MemOS
 from memos_core.vault import locate
 from memos_core.vault.copies import is_vault
-from memos_core.vault.rows import CubeFilter
+from memos_core.vault.filter import CubeFilter
 
 
 def date(typed: str) -> datetime:

@@ -27,8 +27,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from memos_core.cube import new_id
 from memos_core.errors import InvalidArgument, MemOSError, VaultError, VaultNewer
 from memos_core.vault import tables as t
+from memos_core.vault.filter import CubeFilter
 from memos_core.vault.prepared import Prepared
-from memos_core.vault.rows import CubeFilter
 
 POOL_S = 120
 _TOO_LARGE = "22003"  # PostgreSQL: numeric_value_out_of_range

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, LargeBinary, String, and_, delete, false, fun
 from memos_core.cube import MemCube, Scope, new_id
 from memos_core.vault import tables as t
 from memos_core.vault.database import Database
-from memos_core.vault.rows import CubeFilter
+from memos_core.vault.filter import CubeFilter
 from memos_core.vault.writer import Writer, chunks
 
 UNFINISHED = "erasing"  # in `meta`: an erasure was committed, and the files are not yet rewritten without it

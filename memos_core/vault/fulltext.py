@@ -29,8 +29,9 @@ from sqlalchemy import (
 
 from memos_core.vault import tables as t
 from memos_core.vault.database import LOCAL_TEXTS, TextScope
+from memos_core.vault.filter import CubeFilter
 from memos_core.vault.prepared import Prepared
-from memos_core.vault.rows import CubeFilter, partition_of
+from memos_core.vault.rows import partition_of
 from memos_core.vault.words import bm25
 
 _MATCH = "SELECT rowid FROM cube_fts WHERE cube_fts MATCH ? ORDER BY rowid DESC LIMIT ?"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, select
 
 from memos_core.vault import tables as t
 from memos_core.vault.database import Database
-from memos_core.vault.rows import Right, granted_ids
+from memos_core.vault.filter import Right, granted_ids
 from memos_core.vault.writer import chunks
 
 Grantee = tuple[str, str]  # (user | group | everyone, name)

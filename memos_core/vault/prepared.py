@@ -16,7 +16,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from memos_core.cube import ANY_USER, Scope, now
 from memos_core.vault import tables as t
-from memos_core.vault.rows import CubeFilter, micros, pack_namespace
+from memos_core.vault.filter import CubeFilter
+from memos_core.vault.rows import micros, pack_namespace
 
 _MARK = "\x7f"  # begins no value that the statements themselves hold
 _MOMENT = datetime(1, 2, 3, 4, 5, 6, 789, tzinfo=UTC)

@@ -20,18 +20,11 @@ from memos_core.vault.checkpoints import CheckpointTable
 from memos_core.vault.connect import locate, open_database
 from memos_core.vault.database import Location, TextScope
 from memos_core.vault.erase import REWRITTEN, UNFINISHED, Tombstone, existing, last_tombstone, tombstones
+from memos_core.vault.filter import CubeFilter, granted_ids
 from memos_core.vault.grants import GrantTable
 from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
-from memos_core.vault.rows import (
-    CubeDamaged,
-    CubeFilter,
-    from_kept,
-    from_row,
-    granted_ids,
-    micros,
-    unpack_namespace,
-)
+from memos_core.vault.rows import CubeDamaged, from_kept, from_row, micros, unpack_namespace
 from memos_core.vault.vectors import VectorTable
 from memos_core.vault.writer import BEHAVIOUR, SCRUB, Writer, chunks, with_behaviour
 

@@ -29,7 +29,7 @@ from memos_core.cube import LIVE, new_id
 from memos_core.vault import tables as t
 from memos_core.vault.audit import hold
 from memos_core.vault.database import Database
-from memos_core.vault.rows import CubeFilter, granted_ids
+from memos_core.vault.filter import CubeFilter, granted_ids
 from memos_core.vault.writer import chunks
 
 Matrix = npt.NDArray[np.float32]

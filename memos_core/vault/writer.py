@@ -34,7 +34,8 @@ from memos_core.errors import AccessDenied, InvalidArgument, VaultError, Version
 from memos_core.vault import tables as t
 from memos_core.vault.audit import Actor, AuditWriter, Owner
 from memos_core.vault.database import Database
-from memos_core.vault.rows import CubeFilter, from_row, keep_row, micros, moment, to_row
+from memos_core.vault.filter import CubeFilter
+from memos_core.vault.rows import from_row, keep_row, micros, moment, to_row
 
 CHUNK = 500
 Address = tuple[str, str, str, str]  # tenant, user, namespace, key, as stored
