@@ -41,7 +41,7 @@ from memos_core.errors import AccessDenied, InvalidArgument, NotFound, VersionCo
 from memos_core.governance import DuplicatePolicy
 
 EXAMPLES = int(os.environ.get("MEMOS_EXAMPLES", "150"))
-STEPS = int(os.environ.get("MEMOS_STEPS", "10"))
+STEPS = int(os.environ.get("MEMOS_STEPS", "8"))
 TENANTS = ("t1", "t2")
 USERS = ("ann", "bob", "cyd")
 GROUPS = ("crew", "staff")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from support import bag_of_words
 
-from memos_core import Activation, MemCube, MemOS, Scope, State
+from memos_core import Activation, DecayPolicy, MemCube, MemOS, Scope, State
 from memos_core.cube import lifecycle
 from memos_core.errors import AccessDenied, InvalidArgument, NotFound, VaultError, VersionConflict
 from memos_core.vault import Actor, CubeFilter
@@ -52,7 +52,8 @@ def test_the_table_of_steps(old: State, new: State) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(State), max_size=8))
 def test_a_cube_takes_only_legal_steps(steps: list[State]) -> None:
-    with MemOS.open(":memory:", user="u", embedder=None) as memos:
+    kept = DecayPolicy(keep_expired=timedelta(days=1))  # else what has expired is soon gone
+    with MemOS.open(":memory:", user="u", embedder=None, lifecycle=kept) as memos:
         cube = memos.write("a fact")
         state = State.GENERATED
         for step in steps:

@@ -23,7 +23,7 @@ from support import findings
 from memos_core import MemOS
 from memos_core.cli import cli
 from memos_core.errors import InvalidArgument, NotFound, VaultError
-from memos_core.vault import locate, migrate, past, rows, tables
+from memos_core.vault import CubeFilter, locate, migrate, past, rows, tables
 from memos_core.vault.postgres import Postgres
 
 V1 = Path(__file__).parent / "data" / "vault_v1.db"
@@ -249,7 +249,7 @@ LONG = "é" * 501
 def test_what_an_index_cannot_hold_is_refused(memos: MemOS, named: str, act: Callable[[MemOS], Any]) -> None:
     with pytest.raises(InvalidArgument, match=rf"{named}.* bytes"):
         act(memos)
-    assert memos.vault.count(rows.CubeFilter(memos.scope, states=None)) == 0
+    assert memos.vault.count(CubeFilter(memos.scope, states=None)) == 0
 
 
 def test_the_longest_names_are_stored(memos: MemOS) -> None:
