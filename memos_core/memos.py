@@ -301,7 +301,9 @@ class MemOS(Memory, Versions, Governed):
         Args:
             accept: an extra condition, e.g. `memos_core.prompt.unsaid` of the conversation the prompt shows.
         """
-        if not arguments.text(query, "query").strip():
+        if not isinstance(query, str):
+            raise InvalidArgument(f"query must be a text, got {query!r:.80}")
+        if not query.strip():
             return []
         about = self._scope.model_copy(update={"session": None})
         return type(self)(self._core, about, self._principal, self._actor.adapter).search(
