@@ -1,7 +1,7 @@
 """SIGKILL at any moment, of writers and of the database server: what was acknowledged is there, nothing is half
 there, and the indexes and the audit log tell of exactly what is there.
 
-Each back end gets `MEMOS_KILLS` kills (40). The full run:
+Each back end gets `MEMOS_KILLS` kills (20). The full run:
 
     MEMOS_KILLS=200 python -m pytest tests/core/test_kill.py
 """
@@ -22,7 +22,7 @@ from support import bag_of_words, findings, run_script
 from memos_core import MemCube, MemOS
 from memos_core.errors import VaultError
 
-KILLS = int(os.environ.get("MEMOS_KILLS", "40"))
+KILLS = int(os.environ.get("MEMOS_KILLS", "20"))
 
 # Forks writers and kills them. What a writer says (a JSON line for what it is about to delete, and one for
 # everything that it did) is passed on as soon as it is read.

@@ -36,6 +36,7 @@ RIGHTS: tuple[Any, ...] = (("read",), ("write",), ("share",), ("write", "share")
 LABELS: tuple[tuple[str, ...], ...] = ((), ("health",), ("health", "money"))
 CLEARANCES = (None, (), ("health",))
 CITIES = ("Paris", "Berlin", "Rome")
+VERBS = ("update", "label", "roll back", "archive", "activate", "freeze", "unfreeze", "read", "merge")
 DAYS = [datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 9)]
 
 PICK = st.integers(0, 199)
@@ -356,6 +357,32 @@ class Machine(RuleBasedStateMachine):
         assert self.view(user, clearance).delete(id_) == ([id_] if mine else [])
         if mine:
             del self.cubes[id_]
+
+    @precondition(lambda self: self.cubes)
+    @rule(number=PICK, verbs=st.lists(st.sampled_from(VERBS), min_size=2, max_size=5))
+    def live(self, number: int, verbs: list[str]) -> None:
+        """Several things in a row happen to one cube, by its owner."""
+        id_ = self.pick(number)[0]
+        for verb in verbs:
+            if id_ not in self.cubes:
+                return
+            i = list(self.cubes).index(id_)
+            match verb:
+                case "update":
+                    self.update(None, None, i, None)
+                case "label":
+                    self.update(None, None, i, LABELS[number % len(LABELS)])
+                case "roll back":
+                    self.rollback(None, None, i, 1)
+                case "archive" | "activate":
+                    self.move(None, i, State.ARCHIVED if verb == "archive" else State.ACTIVATED, i)
+                case "freeze" | "unfreeze":
+                    self.freeze(None, i, verb == "freeze")
+                case "read":
+                    self.read(None, None, i)
+                case "merge":
+                    self.merge(None, i, number, None)
+            self.remember_this_moment()
 
     # -- who else ------------------------------------------------------------------------------------------
 
