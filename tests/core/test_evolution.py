@@ -327,6 +327,16 @@ def test_a_grant_never_leaves_its_tenant(vault_url: str) -> None:
             bob.read(cube.id)
 
 
+def test_a_grant_opens_nothing_to_ones_own_other_agents(memos: MemOS) -> None:
+    coach, cook = (memos.scoped(user="ann", agent=agent) for agent in ("coach", "cook"))
+    cube = coach.write("Runs on Mondays")
+    before = now()
+    coach.update(cube.id, "Runs on Tuesdays")
+    coach.grant(cube.id, "everyone")
+    assert cook.search("runs") == cook.find(shared=True) == cook.find(shared=True, as_of=before) == []
+    assert texts(memos.scoped(user="bob").find(shared=True, as_of=before)) == ["Runs on Mondays"]
+
+
 def test_who_may_write_changes_the_content_and_nothing_else(ann: MemOS, bob: MemOS) -> None:
     cube = ann.write("The key is under the mat", sensitivity=["house"])
     ann.grant(cube.id, "user:bob")
@@ -348,7 +358,9 @@ def test_who_may_write_changes_the_content_and_nothing_else(ann: MemOS, bob: Mem
         with pytest.raises(AccessDenied):
             call(cube.id)
     assert bob.delete(cube.id) == []
-    assert bob.rollback(cube.id, 1).text == cube.text
+    ann.update(cube.id, sensitivity=["house", "money"])
+    back = bob.rollback(cube.id, 1)
+    assert (back.text, back.header.governance.sensitivity) == (cube.text, ("house", "money"))
     assert [(r.principal, r.action) for r in ann.audit_log(cube_id=cube.id, limit=1)] == [
         ("operator", "rollback")
     ]
