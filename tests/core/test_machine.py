@@ -29,7 +29,7 @@ from memos_core.errors import AccessDenied, InvalidArgument, MemOSError, NotFoun
 from memos_core.vault.rows import micros
 from memos_core.vault.tables import cubes as table
 
-EXAMPLES = int(os.environ.get("MEMOS_EXAMPLES", "90"))
+EXAMPLES = int(os.environ.get("MEMOS_EXAMPLES", "40"))
 USERS = ("ann", "bob", "cyd")
 GRANTEES = ("user:bob", "user:cyd", "group:crew", "everyone")
 RIGHTS: tuple[Any, ...] = (("read",), ("write",), ("share",), ("write", "share"))
@@ -524,7 +524,7 @@ def test_a_random_life(shared_vault: MemOS) -> None:
     slow = shared_vault.vault.location.server is not None
     how = settings(
         max_examples=EXAMPLES // 3 if slow else EXAMPLES,
-        stateful_step_count=25,
+        stateful_step_count=12,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
