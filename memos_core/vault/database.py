@@ -129,6 +129,7 @@ class Database(ABC):
     engine: Engine
     insert: ClassVar[Any]  # the dialect's own INSERT, with `on_conflict_do_…`
     owns_whole_database: ClassVar[bool] = True  # a vault may share a PostgreSQL database with other tables
+    driver_errors: ClassVar[tuple[type[Exception], ...]] = ()  # that statements run without SQLAlchemy raise
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -160,8 +161,8 @@ class Database(ABC):
         """Bring a vault of an older schema to this one's."""
 
     @abstractmethod
-    def _reason(self, err: DBAPIError) -> str:
-        """What a driver's error means, as the end of a sentence that begins with the vault's name."""
+    def _reason(self, err: BaseException) -> str:
+        """What a driver's own error means, as the end of a sentence that begins with the vault's name."""
 
     @abstractmethod
     def read(self) -> AbstractContextManager[Connection]:
@@ -311,6 +312,8 @@ class Database(ABC):
         except DBAPIError as err:
             if getattr(err.orig, "sqlstate", None) == _TOO_LARGE:
                 raise InvalidArgument("a number is too large for the vault (64 bits)") from None
+            raise VaultError(f"the vault {self.location.label} {self._reason(err.orig or err)}") from err
+        except self.driver_errors as err:
             raise VaultError(f"the vault {self.location.label} {self._reason(err)}") from err
 
     def upsert(self, table: Table, row: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from operator import attrgetter, itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -60,6 +61,7 @@ _SEALED = (
     "derived_from",
 )
 
+_sealed, _sealed_of = attrgetter(*_SEALED), itemgetter(*_SEALED)
 
 # What the indexes hold: at most so many bytes each, and so many together in one index (PostgreSQL's limit is 2,704).
 MAX_NAME = 1_000
@@ -228,12 +230,12 @@ def _derive(row: dict[str, Any], payload: Plaintext[Any] | Activation | Parametr
         row[name] = micros(at) if at else None
     row["slot"] = plain.slot.key if plain and plain.slot else ""
     row["partition"] = partition_of(row["tenant"], row["user"])
-    row["checksum"] = _checksum(row)
+    row["checksum"] = _checksum(_sealed_of(row))
     return row
 
 
-def _checksum(row: Mapping[str, Any]) -> str:
-    return blake2b(json.dumps([row[name] for name in _SEALED]).encode(), digest_size=16).hexdigest()
+def _checksum(sealed: tuple[Any, ...]) -> str:
+    return blake2b(json.dumps(sealed).encode(), digest_size=16).hexdigest()
 
 
 def keep_row(row: Row[Any]) -> str:
@@ -267,8 +269,8 @@ def from_row(row: Any, structures: StructureRegistry, what: str = "") -> MemCube
         CubeDamaged: the row is not what was written.
     """
     try:
-        if row.checksum == _checksum({name: getattr(row, name) for name in _SEALED}):
-            return _cube(row, structures, _trusted)
+        if row.checksum == _checksum(_sealed(row)):
+            return _cube(row, structures, trusted)
         why = "its checksum does not match; restore it from a backup or delete it"
     except _NO_CUBE as err:
         why = _why(err)
@@ -290,7 +292,7 @@ def _checked(kind: type[_M], **values: Any) -> _M:
     return kind(**values)
 
 
-def _trusted(kind: type[_M], **values: Any) -> _M:
+def trusted(kind: type[_M], /, **values: Any) -> _M:
     """An instance of a model from what its validated form was stored as, every field of it: the checksum has said
     that nothing changed. Like `model_construct`, which takes as long as validation."""
     made = kind.__new__(kind)
@@ -335,17 +337,20 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
                 priority=header["priority"],
                 sensitivity=tuple(header["sensitivity"]),
             ),
-            behaviour=make(
-                Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency
-            )
-            if row.reads is not None
-            else make(Behaviour, reads=0, last_read=None, frequency=0.0),
+            behaviour=behaviour_of(row),
         ),
         state=State(row.state),
         frozen=bool(row.frozen),
         derived_from=tuple(make(Source, id=i, version=v) for i, v in json.loads(row.derived_from)),
     )
     return cube
+
+
+def behaviour_of(row: Any) -> Behaviour:
+    """How a cube was used, of a row joined with `behaviour`."""
+    if row.reads is None:
+        return trusted(Behaviour, reads=0, last_read=None, frequency=0.0)
+    return trusted(Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency)
 
 
 def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
