@@ -47,20 +47,21 @@ class TextScope:
 
     Args:
         tenant, owners: the tenant, and the users of it whose texts may match; None for all.
-        which: what decides.
+        which: what decides. prepared: the database's statements.
     """
 
     tenant: str
     owners: Sequence[str] | None
     which: CubeFilter
+    prepared: Prepared
 
     def size(self, conn: Connection) -> int:
         """About how many cubes the owners have."""
+        run = self.prepared.execute
         if self.owners is None:
-            return int(conn.execute(_SIZE_OF_ALL, {"tenant": self.tenant}).scalar_one())
+            return int(run(conn, _SIZE_OF_ALL, {"tenant": self.tenant})[0][0])
         return sum(
-            int(conn.execute(_SIZE, {"tenant": self.tenant, "user": owner}).scalar_one())
-            for owner in self.owners
+            int(run(conn, _SIZE, {"tenant": self.tenant, "user": owner})[0][0]) for owner in self.owners
         )
 
 
@@ -186,6 +187,10 @@ class Database(ABC):
         Args:
             words: plain words, never parsed as a query. within: where to look. limit: how many at most.
         """
+
+    @abstractmethod
+    def add_texts(self, conn: Connection, ids: Sequence[str]) -> None:
+        """These cubes are new: put their texts into the text index, where the database does not do it itself."""
 
     @abstractmethod
     def each(self, name: str) -> TableValuedAlias:

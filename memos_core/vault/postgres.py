@@ -142,6 +142,9 @@ class Postgres(Database):
         best = select(c.id, score).where(*found).order_by(score.desc(), c.id).limit(limit)
         return [(row.id, float(row.score)) for row in conn.execute(best)]
 
+    def add_texts(self, conn: Connection, ids: Sequence[str]) -> None:
+        """See `Database.add_texts`: here it is an index like the others."""
+
     def listed(self, values: Sequence[str]) -> Any:
         """See `Database.listed`."""
         return list(values)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Select, Update
+from sqlalchemy import Connection, Delete, Insert, Select, TextClause, Update
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from memos_core.cube import ANY_USER, Scope, now
@@ -28,7 +28,7 @@ _MOMENT = datetime(1, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 _LISTS = ("types", "not_types", "kinds", "ids", "keys")
 _MAX_KEPT = 500
 
-Statement = Select[Any] | Insert | Update | Delete
+Statement = Select[Any] | Insert | Update | Delete | TextClause
 Make = Callable[[CubeFilter], Select[Any]]
 _Get = Callable[[CubeFilter], Any]
 

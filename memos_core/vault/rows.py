@@ -162,7 +162,9 @@ def to_row(cube: MemCube, written_at: int, *, stored: bool = False) -> dict[str,
                 "sensitivity": g.sensitivity,
             }
         ),
-        "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from]),
+        "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from])
+        if cube.derived_from
+        else "[]",
         "written_at": written_at,
         "content_hash": content_hash(cube),
     }
@@ -346,6 +348,10 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
     return cube
 
 
+_MORE = ("structure", "structure_version", "spoken_at", "valid_from", "valid_to", "slot")
+_TEXT_ONLY = '{"data":null}'
+
+
 def behaviour_of(row: Any) -> Behaviour:
     """How a cube was used, of a row joined with `behaviour`."""
     if row.reads is None:
@@ -356,6 +362,8 @@ def behaviour_of(row: Any) -> Behaviour:
 def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
     if not isinstance(payload, Plaintext):
         return payload.model_dump_json(exclude={"kind"})
+    if payload.data is None and all(getattr(payload, name) is None for name in _MORE):
+        return _TEXT_ONLY
     for name in ("spoken_at", "valid_from", "valid_to"):
         if getattr(payload, name) is not None:
             micros(getattr(payload, name))

@@ -167,6 +167,10 @@ class SQLite(Database):
         """See `Database.lexical`."""
         return lexical(conn, self.prepared, words, within, limit)
 
+    def add_texts(self, conn: Connection, ids: Sequence[str]) -> None:
+        """See `Database.add_texts`."""
+        driver(conn).execute(t.ADD_TEXTS, (self.listed(ids),))
+
     def listed(self, values: Sequence[str]) -> Any:
         """See `Database.listed`."""
         return json.dumps(list(values))

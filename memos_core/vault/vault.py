@@ -10,7 +10,20 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from memos_core.cube import ANY_USER, MemCube, Namespace, Scope, State, StructureRegistry
 from memos_core.errors import InvalidArgument, NotFound
@@ -234,15 +247,17 @@ class Vault:
             raise InvalidArgument(f"order must be one of {', '.join(_ORDERS)}, got {order!r}")
         if offset < 0 or (limit is not None and limit < 0):
             raise InvalidArgument(f"limit and offset must be 0 or more, got {limit} and {offset}")
-        query = (
-            with_behaviour()
-            .where(which.where())
-            .order_by(_ORDERS[order], t.cubes.c.id)
-            .limit(limit)
-            .offset(offset)
-        )
+
+        def made(which: CubeFilter) -> Select[Any]:
+            query = with_behaviour().where(which.where()).order_by(_ORDERS[order], t.cubes.c.id)
+            if limit is not None:
+                query = query.limit(bindparam("up_to", type_=Integer()))
+            return query.offset(bindparam("skipped", type_=Integer())) if offset else query
+
+        name = f"find {order} {limit is None} {offset > 0}"
+        values = {"up_to": limit, "skipped": offset}
         with self.db.read() as conn:
-            return list(self._whole(conn.execute(query)))
+            return list(self._whole(self.db.prepared.run(conn, name, which, made, values, alone=True)))
 
     def find_at(self, which: CubeFilter, at: datetime) -> list[MemCube]:
         """The cubes that matched at a past moment, as they were then; what was deleted since is not there."""
@@ -430,7 +445,8 @@ class Vault:
                 owners = list({*owners, *found})
                 if len(owners) >= _MAX_OWNERS:
                     owners = None
-            return self.db.lexical(conn, words, TextScope(scope.tenant, owners, which), limit)
+            within = TextScope(scope.tenant, owners, which, self.db.prepared)
+            return self.db.lexical(conn, words, within, limit)
 
     def narrowed(self, which: CubeFilter) -> CubeFilter:
         """The same filter without `granted` where nothing was granted, as for most users: simpler to search."""
@@ -439,7 +455,7 @@ class Vault:
             return which
         with self.db.read() as conn:
             about = {"tenant": scope.tenant, "user": scope.user, "right": which.granted}
-            some = conn.execute(_ANY_GRANT, about).scalar_one()
+            some = self.db.prepared.execute(conn, _ANY_GRANT, about)[0][0]
         return which if some else replace(which, granted=None)
 
     # -- audit -------------------------------------------------------------------------------------------
