@@ -140,6 +140,7 @@ class Retriever:
         """Take deleted cubes out of what is kept beside the vault. (A hit that the vault no longer has is dropped in
         any case.)"""
         gone = set(ids)
+        self.vault.forget()
         with self._lock:
             for key in [key for key in self._kept if key[0] in gone]:
                 del self._kept[key]

@@ -7,12 +7,13 @@ which value goes where."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from sqlalchemy import Connection, Delete, Insert, Select, TextClause, Update
@@ -117,6 +118,10 @@ class Prepared:
         return _rows(conn, sql, given, alone=alone)
 
 
+# A damaged text is found by its checksum; that it is no UTF-8 must not spoil the rows beside it.
+any_text = partial(str, encoding="utf-8", errors="surrogateescape")
+
+
 def driver(conn: Connection) -> Any:
     """The driver's own connection."""
     found = conn.connection.dbapi_connection
@@ -132,11 +137,22 @@ def _begin(conn: Connection) -> None:
 def _rows(conn: Connection, sql: str, given: Sequence[Any], *, alone: bool = False) -> list[Any]:
     if not alone:
         _begin(conn)
-    cursor = driver(conn).execute(sql, given)
-    if cursor.description is None:
+    raw = driver(conn)
+    try:
+        raw.text_factory = str  # ours is called for every text
+        cursor = raw.execute(sql, given)
+        rows = cursor.fetchall()
+    except sqlite3.OperationalError as err:
+        if "decode" not in str(err):
+            raise
+        raw.text_factory = any_text
+        cursor = raw.execute(sql, given)
+        rows = cursor.fetchall()
+    finally:
+        raw.text_factory = any_text
+    if not rows:
         return []
-    made = _row(tuple(column[0] for column in cursor.description))._make
-    return [made(row) for row in cursor]
+    return list(map(_row(tuple([column[0] for column in cursor.description]))._make, rows))
 
 
 @lru_cache(maxsize=200)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter, itemgetter
 from types import SimpleNamespace
@@ -305,8 +306,14 @@ def trusted(kind: type[_M], /, **values: Any) -> _M:
     return made
 
 
+@lru_cache(maxsize=500)
+def _loaded(header: str) -> Any:
+    """What a header's JSON says; never to be changed. Most cubes of a user have the same."""
+    return json.loads(header)
+
+
 def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> MemCube:
-    header = json.loads(row.header)
+    header = _loaded(row.header)
     cube: MemCube = make(
         MemCube,
         id=row.id,
@@ -320,7 +327,7 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
         ),
         namespace=unpack_namespace(row.namespace),
         key=row.key,
-        payload=_payload(row.kind, row.text, json.loads(row.payload), structures),
+        payload=_payload(row, structures),
         header=make(
             Header,
             descriptive=make(
@@ -343,13 +350,16 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
         ),
         state=State(row.state),
         frozen=bool(row.frozen),
-        derived_from=tuple(make(Source, id=i, version=v) for i, v in json.loads(row.derived_from)),
+        derived_from=tuple(make(Source, id=i, version=v) for i, v in json.loads(row.derived_from))
+        if row.derived_from != "[]"
+        else (),
     )
     return cube
 
 
 _MORE = ("structure", "structure_version", "spoken_at", "valid_from", "valid_to", "slot")
-_TEXT_ONLY = '{"data":null}'
+_TEXT_ONLY = '{"data":null}'  # the payload of most cubes
+_Plain = Plaintext[Any]
 
 
 def behaviour_of(row: Any) -> Behaviour:
@@ -374,15 +384,16 @@ def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
     return dump_json({"data": data, **times}, max_depth=MAX_DEPTH + 1)
 
 
-def _payload(
-    kind: str, text: str, stored: dict[str, Any], structures: StructureRegistry
-) -> Plaintext[Any] | Activation | Parametric:
-    if kind == "activation":
+def _payload(row: Any, structures: StructureRegistry) -> Plaintext[Any] | Activation | Parametric:
+    if row.payload == _TEXT_ONLY and row.kind == "plaintext":
+        return trusted(_Plain, kind="plaintext", text=row.text, data=None, **dict.fromkeys(_MORE))
+    stored = json.loads(row.payload)
+    if row.kind == "activation":
         return Activation(**stored)
-    if kind == "parametric":
+    if row.kind == "parametric":
         return Parametric(**stored)
     data = structures.load(stored.get("structure"), stored.get("structure_version"), stored.pop("data"))
-    return Plaintext[Any](text=text, data=data, **stored)
+    return _Plain(text=row.text, data=data, **stored)
 
 
 def _storable(text: str) -> str:

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,7 +30,7 @@ from memos_core.vault import tables as t
 from memos_core.vault.database import POOL_S, Database, Location, TextScope
 from memos_core.vault.fulltext import each, lexical
 from memos_core.vault.migrate import upgrade
-from memos_core.vault.prepared import driver
+from memos_core.vault.prepared import any_text, driver
 
 _BUSY_MS = 60_000
 _IDLE = 8  # connections
@@ -49,6 +48,10 @@ class SQLite(Database):
         # To take a connection from SQLAlchemy's pool and give it back costs more than most reads: some wait here.
         self._idle: deque[Connection] = deque()
         self._writer: Connection | None = None
+        self._watch: Any = (
+            None  # the driver's connection that `changes` asks; it reads and writes nothing else
+        )
+        self._watching = threading.Lock()
         if location.file is not None:
             try:
                 location.file.parent.mkdir(parents=True, exist_ok=True)
@@ -295,8 +298,7 @@ def _engine(file: Path | None, *, as_it_lies: bool = False) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(dbapi: Any, _record: Any) -> None:
-        # A damaged text is found by its checksum; that it is no UTF-8 must not spoil the rows beside it.
-        dbapi.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        dbapi.text_factory = any_text
         dbapi.isolation_level = None  # transactions are begun below, explicitly
         cursor = dbapi.cursor()
         if file and not as_it_lies:

@@ -38,9 +38,9 @@ from memos_core.vault.filter import CubeFilter, granted_ids
 from memos_core.vault.grants import GrantTable
 from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
-from memos_core.vault.reading import CubeReader
 from memos_core.vault.rows import CubeDamaged, from_kept, from_row, micros, unpack_namespace
 from memos_core.vault.vectors import VectorTable
+from memos_core.vault.words import forget as forget_words
 from memos_core.vault.writer import BEHAVIOUR, SCRUB, Writer, chunks, with_behaviour
 
 log = logging.getLogger("memos_core.vault")
@@ -74,7 +74,6 @@ class Vault:
         self.location: Location = locate(url)
         self.structures = structures or StructureRegistry()
         self.db = open_database(self.location)
-        self.reader = CubeReader(self.structures)
         self.vectors = VectorTable(self.db)
         self.plans = PlanTable(self.db)
         self.checkpoints = CheckpointTable(self.db)
@@ -91,6 +90,10 @@ class Vault:
     def close(self) -> None:
         """Close the database. What was acknowledged is on the disk already."""
         self.db.close()
+
+    def forget(self) -> None:
+        """Something was deleted: drop what this process keeps of texts."""
+        forget_words()
 
     # -- write ---------------------------------------------------------------------------------------------
 
@@ -283,14 +286,14 @@ class Vault:
                 if row.id is not None
             )
             if strict:
-                return {row.id: self.reader.cube(row) for row in rows}
+                return {row.id: from_row(row, self.structures) for row in rows}
             return {cube.id: cube for cube in self._whole(rows)}
 
     def _whole(self, rows: Iterable[Any]) -> Iterator[MemCube]:
         """The cubes of rows; one that is damaged does not take the others with it."""
         for row in rows:
             try:
-                yield self.reader.cube(row)
+                yield from_row(row, self.structures)
             except CubeDamaged as err:
                 log.error("%s (`memos doctor` lists every damage)", err)
 
