@@ -85,6 +85,11 @@ def pack_namespace(namespace: Namespace) -> str:
     Raises:
         InvalidArgument: a label is not a non-empty string without control characters.
     """
+    return _packed(tuple(namespace))
+
+
+@lru_cache(maxsize=10_000)
+def _packed(namespace: Namespace) -> str:
     for label in namespace:
         if not isinstance(label, str) or not label or any(ord(ch) < 32 for ch in label):
             raise InvalidArgument(
@@ -112,6 +117,7 @@ def moment(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
+@lru_cache(maxsize=10_000)
 def partition_of(tenant: str, user: str) -> str:
     """The word that stands for (tenant, user) in the text index."""
     return "p" + blake2b(f"{tenant}{t.SEP}{user}".encode(), digest_size=12).hexdigest()
