@@ -8,6 +8,8 @@ from typing import Any
 
 from memos_core.errors import InvalidArgument
 
+_MOST = 2**63 - 1  # what a database counts with
+
 
 def text(value: Any, argument: str) -> str:
     """A text that can be stored and searched.
@@ -56,6 +58,8 @@ def count(value: Any, argument: str, least: int = 0) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgument(f"{argument} must be {least} or more, a whole number, got {value!r:.80}")
+    if value > _MOST:
+        raise InvalidArgument(f"{argument} is too large, got {value!r:.80}; at most {_MOST}")
     return value
 
 

@@ -59,7 +59,8 @@ class Core:
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._finishing = threading.Lock()
-        self._followed: int | None = None  # the newest deletion that was seen
+        self._followed = vault.last_deletion()  # the newest deletion that was seen
+        self._orphans_looked_for = False
         self._seen: set[int] = set()
         self._erased: set[str] = set()  # here, so not to be followed
         self._next_try = 0.0
@@ -148,14 +149,13 @@ class Core:
             KVError: a file cannot be deleted. VaultError.
         """
         with self._following:
-            first = self._followed is None
-            newest = self.vault.last_deletion()
-            known = max(newest if self._followed is None else self._followed, 0)
+            newest, known = self.vault.last_deletion(), self._followed
             # On PostgreSQL a lower number may be committed after a higher one.
             stones = [s for s in self.vault.deletions(max(0, known - _OVERLAP)) if s.seq not in self._seen]
-            if first:
+            if not self._orphans_looked_for:
                 self.drop_orphaned_kv()
-            elif stones:
+                self._orphans_looked_for = True
+            if stones:
                 self.retriever.forget([s.cube_id for s in stones if s.action != "revoke"])
                 self._drop_kv(
                     [s.cube_id for s in stones],

@@ -43,6 +43,10 @@ class VaultNewer(VaultError):
     """The vault was written by a newer release than this one; upgrade instead of downgrading the data."""
 
 
+class VaultReadOnly(VaultError):
+    """The vault may only be read here, and something was to be written."""
+
+
 class ModelError(MemOSError):
     """A model or embedder cannot be found, verified or loaded."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from memos_core.cube import MemCube, State, now
 from memos_core.errors import InvalidArgument
@@ -15,6 +15,10 @@ log = logging.getLogger("memos_core")
 _ACTOR = Actor("lifecycle", "memos")
 _PAGE = 500
 _EVERY = 10.0  # seconds between pages: a policy thinks in days
+
+
+def _what_counts(cube: MemCube) -> tuple[object, ...]:
+    return cube.version, cube.state, cube.frozen, cube.header.governance.expires_at
 
 
 class MemLifecycle:
@@ -44,7 +48,7 @@ class MemLifecycle:
             self._paged = time.monotonic()
             page, self._after = self._vault.page(self._after, _PAGE)
             late = [*late, *(c for c in page if c.id not in {x.id for x in late})]
-        steps = {c.id: step for c in late if (step := self._step(c)) is not None}
+        steps = {c.id: (c, step) for c in late if (step := self._step(c)) is not None}
         if steps:
             gone += self._apply(steps)
         keep: timedelta = getattr(self.policy, "keep_expired", timedelta(0))
@@ -58,14 +62,29 @@ class MemLifecycle:
         expires_at = cube.header.governance.expires_at
         if expires_at is not None and expires_at <= moment:  # whatever the policy thinks of it
             return Step(State.EXPIRED, f"its ttl passed at {expires_at.isoformat(timespec='seconds')}")
-        return self.policy.next_state(cube, moment) if self.policy is not None else None
+        return self._asked(cube, moment) if self.policy is not None else None
 
-    def _apply(self, steps: dict[str, Step]) -> list[MemCube]:
+    def _asked(self, cube: MemCube, moment: datetime) -> Step | None:
+        assert self.policy is not None
+        try:
+            step = self.policy.next_state(cube, moment)
+        except Exception as err:  # somebody else's code: one cube stays as it is, loudly
+            log.exception("the life-cycle policy failed for cube %s: %s", cube.id, err)
+            return None
+        if step is not None and not (isinstance(step, Step) and isinstance(step.state, State)):
+            log.error(
+                "the life-cycle policy must answer a Step or None, not %.80r; see LifecyclePolicy", step
+            )
+            return None
+        return step
+
+    def _apply(self, steps: dict[str, tuple[MemCube, Step]]) -> list[MemCube]:
         gone: list[MemCube] = []
         with self._vault.writing(_ACTOR) as writer:
             for cube in writer.get(steps).values():
-                step = self._step(cube)  # asked again: it may have been changed meanwhile
-                if step is None:
+                # The policy is not asked in here, where it must not use the vault: what was changed meanwhile waits.
+                seen, step = steps[cube.id]
+                if _what_counts(cube) != _what_counts(seen):
                     continue
                 try:
                     moved = writer.transition([cube], step.state, step.cause)

@@ -9,17 +9,12 @@ from math import isfinite
 from typing import Any, Literal
 
 from memos_core import arguments
+from memos_core.checks import check_cube, check_details
 from memos_core.cube import (
     LIVE,
-    Activation,
-    Header,
     MemCube,
     Namespace,
     Origin,
-    Parametric,
-    Plaintext,
-    Scope,
-    Source,
     State,
     now,
 )
@@ -36,15 +31,6 @@ from memos_core.view import View, distinct_ids
 NOT_MEMORIES = ("message", "kv")
 # What a grant to write lets others change; the rest is its owner's.
 _ID_LENGTH = 200  # no cube's id is longer
-_PARTS: dict[str, Any] = {
-    "id": str,
-    "scope": Scope,
-    "key": str,
-    "payload": Plaintext | Activation | Parametric,
-    "header": Header,
-    "state": State,
-    "frozen": bool,
-}
 _GRANTED_CHANGES = frozenset({"text", "tags", "semantic_type", "spoken_at", "valid_from", "valid_to"})
 
 
@@ -87,7 +73,7 @@ class Memory(View):
                 argument of the wrong kind.
         """
         arguments.names(namespace, "namespace")
-        _check_details(
+        check_details(
             text=text,
             key=key,
             semantic_type=semantic_type,
@@ -138,7 +124,7 @@ class Memory(View):
         """
         cubes = arguments.every(cubes, "cubes", MemCube)
         for cube in cubes:
-            _check_cube(cube)
+            check_cube(cube)
             if not self._scope.contains(cube.scope):
                 raise AccessDenied(
                     f"a cube of scope {cube.scope} may not be written through a view of {self._scope}"
@@ -217,7 +203,7 @@ class Memory(View):
             VersionConflict: `expected_version` is not the stored one.
             InvalidArgument: as for `cube`, or it is no plaintext cube, is frozen or was merged away.
         """
-        _check_details(**details)
+        check_details(**details)
         if expected_version is not None:
             arguments.count(expected_version, "expected_version")
         while True:
@@ -450,32 +436,3 @@ def _check_similarity(value: float | None) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     if value is not None and not number:
         raise InvalidArgument(f"min_similarity must be a number or None, got {value!r:.80}")
-
-
-def _check_details(**details: Any) -> None:
-    """Refuse values that pydantic would make something of: bytes a text, a number a moment."""
-    for part in ("spoken_at", "valid_from", "valid_to"):
-        if details.get(part) is not None:
-            arguments.moment(details[part], part)
-    if details.get("text") is not None:
-        arguments.text(details["text"], "text")
-    for part in ("key", "semantic_type"):
-        if details.get(part) is not None:
-            arguments.name(details[part], part)
-    for part in ("tags", "sensitivity"):
-        if part in details:
-            arguments.names(details[part], part)
-
-
-def _check_cube(cube: MemCube) -> None:
-    """Refuse what `model_copy` lets through and no cube can be."""
-    for part, kind in _PARTS.items():
-        if not isinstance(getattr(cube, part), kind):
-            raise InvalidArgument(f"cubes: {part} of a cube must be {kind}, got {getattr(cube, part)!r:.80}")
-    id_ = arguments.name(cube.id, "id")
-    if not id_.strip() or not (id_.isprintable() or all(ord(char) >= 32 for char in id_)):
-        raise InvalidArgument(f"id of a cube must not be empty or hold control characters, got {cube.id!r}")
-    arguments.name(cube.key, "key")
-    arguments.count(cube.version, "version", 1)
-    arguments.names(cube.namespace, "namespace")
-    arguments.every(cube.derived_from, "derived_from", Source)

@@ -17,12 +17,13 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
-# What was merged never comes back by itself: its content lives on in the cube that it was merged into. An archived cube
-# is merged by way of being activated, so that nothing disappears from the archive unseen.
+# What was merged never comes back by itself: its content lives on in the cube that it was merged into. Only who writes
+# to its address begins a new life there. An archived cube is merged by way of being activated, so that nothing
+# disappears from the archive unseen.
 LEGAL: dict[State, frozenset[State]] = {
     State.GENERATED: frozenset({State.ACTIVATED, State.MERGED, State.ARCHIVED, State.EXPIRED}),
     State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED}),
-    State.MERGED: frozenset({State.ARCHIVED, State.EXPIRED}),
+    State.MERGED: frozenset({State.GENERATED, State.ARCHIVED, State.EXPIRED}),
     State.ARCHIVED: frozenset({State.ACTIVATED, State.EXPIRED}),
     State.EXPIRED: frozenset(),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from memos_core.cube import ANY_USER, MemCube
-from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.errors import InvalidArgument, VaultReadOnly, missing_extra
 from memos_core.retrieval.ann import AnnIndex
 from memos_core.retrieval.chroma import ChromaIndex, server_of
 from memos_core.retrieval.embedder import Embedder, installed
@@ -95,7 +95,16 @@ class Retriever:
             self._kind = "exact"
         self._asked = self._kind not in ("auto", "exact")
         if embedder is not None:
-            vault.vectors.reset(embedder.name)
+            self._reset()
+
+    def _reset(self, dims: int | None = None) -> None:
+        assert self.embedder is not None
+        try:
+            self.vault.vectors.reset(self.embedder.name, dims)
+        except VaultReadOnly:
+            log.warning(
+                "another embedder made the vectors of this vault, which may only be read: they are not used"
+            )
 
     # -- indexing ------------------------------------------------------------------------------------------
 
@@ -157,6 +166,7 @@ class Retriever:
         with self._lock:
             self._kept.clear()
         self._matrices.clear()
+        self.vault.forget(erased=True)
         if self._ann is not None:
             self._ann.start_over()
 
@@ -186,8 +196,7 @@ class Retriever:
         if k < 1:
             raise InvalidArgument(f"k must be 1 or more, got {k}")
         words, vector = query_words(query), self._question(query)
-        if vector is not None:
-            self.apply_pending(which)
+        unstored = self._bring_in(which, vector)
         pool = max(_POOL, 4 * k)
         # Read cubes in order of rank, and no more than needed.
         size = k if accept is None else max(k, _PAGE)
@@ -196,7 +205,7 @@ class Retriever:
             with self.vault.db.held() if not self._asked else nullcontext():
                 which = self.vault.narrowed(which)
                 lexical = dict(self.vault.lexical(words, which, pool))
-                semantic = self._semantic(vector, which, pool)
+                semantic = {**self._semantic(vector, which, pool), **unstored}
                 if min_similarity is not None:
                     semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
                 ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
@@ -217,6 +226,17 @@ class Retriever:
                 return hits[:k]
             pool *= 4
 
+    def _bring_in(self, which: CubeFilter, vector: Matrix | None) -> dict[str, float]:
+        """Have a vector for every cube that matches. Where they cannot be stored, the cosines of those without one."""
+        if vector is None:
+            return {}
+        try:
+            self.apply_pending(which)
+        except VaultReadOnly:
+            waiting = [id_ for id_, _, _ in self.vault.vectors.pending(which, _LOOKED_UP)]
+            return self._compare_texts(list(self.vault.get(which, waiting).values()), vector)
+        return {}
+
     def _question(self, query: str) -> Matrix | None:
         """The vector of a question; None where there is nothing to compare."""
         if self.embedder is None or not query.strip():
@@ -224,7 +244,7 @@ class Retriever:
         # A lone surrogate in a question is no reason to find nothing; embedders cannot take one.
         vector = self.embedder.embed_query(query.encode(errors="replace").decode())
         if self._dims != len(vector):  # a model of the same name may have changed since the vault was written
-            self.vault.vectors.reset(self.embedder.name, len(vector))
+            self._reset(len(vector))
             self._dims = len(vector)
         return vector
 
@@ -302,9 +322,8 @@ class Retriever:
     def near(self, text: str, which: CubeFilter, similarity: float, limit: int = 10) -> list[str]:
         """The cubes whose meaning is nearest to a text, of at least this cosine, nearest first, by id."""
         vector = self._question(text)
-        if vector is not None:
-            self.apply_pending(which)
-        found = self._semantic(vector, which, _POOL)
+        unstored = self._bring_in(which, vector)
+        found = {**self._semantic(vector, which, _POOL), **unstored}
         alike = sorted(((s, i) for i, s in found.items() if s >= similarity), key=lambda x: (-x[0], x[1]))
         return [id_ for _, id_ in alike[:limit]]
 

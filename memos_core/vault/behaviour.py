@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select, update
 
 from memos_core.vault import tables as t
 from memos_core.vault.database import Database
-from memos_core.vault.rows import micros
+from memos_core.vault.rows import counted, micros
 from memos_core.vault.writer import chunks
 
 _COUNTED = ("reads", "last_read", "frequency")
@@ -47,12 +47,14 @@ class BehaviourTable:
                 run.execute_many(conn, self._add, [{"cube_id": id_, **fresh} for id_ in alive])
                 changes = []
                 for old in run.execute(conn, self._stored, given):
-                    n = reads[old.cube_id]
-                    faded = old.frequency * 0.5 ** (max(0, stamp - old.last_read) / half)
+                    n, before, faded = reads[old.cube_id], 0, 0.0
+                    if counted(old):
+                        before = old.reads
+                        faded = old.frequency * 0.5 ** (max(0, stamp - old.last_read) / half)
                     changes.append(
                         {
                             "of": old.cube_id,
-                            "new_reads": old.reads + n,
+                            "new_reads": before + n,
                             "new_last_read": stamp,
                             "new_frequency": faded + n,
                         }

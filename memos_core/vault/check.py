@@ -115,6 +115,7 @@ def _schema(db: Database) -> Iterator[Problem]:
                 statement.split()[_NAME_AT[statement.split()[1]]]: statement for statement in t.FTS5_DDL
             }
             wrong = [name for name, sql in wanted.items() if stored.get(name) != " ".join(sql.split())]
+            wrong += [name for name in _triggers(conn) if name not in wanted]
             if wrong:
                 yield Problem("schema", f"{', '.join(wrong)} of the text index is not as made", _remake_texts)
 
@@ -123,6 +124,8 @@ _NAME_AT = {"VIEW": 2, "VIRTUAL": 3, "TRIGGER": 2}
 
 
 def _remake_texts(conn: Connection) -> None:
+    for name in _triggers(conn):
+        conn.exec_driver_sql(f"DROP TRIGGER {name}")
     for statement in reversed(t.FTS5_DDL):
         kind = statement.split()[1]
         name = statement.split()[_NAME_AT[kind]]
@@ -130,6 +133,14 @@ def _remake_texts(conn: Connection) -> None:
     for statement in t.FTS5_DDL:
         conn.exec_driver_sql(statement)
     conn.exec_driver_sql(_REBUILD)
+
+
+def _triggers(conn: Connection) -> list[str]:
+    """The triggers that keep the text index."""
+    found = conn.exec_driver_sql(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'cubes'"
+    )
+    return [name for name in found.scalars() if name.startswith("cube_fts_") and name.isidentifier()]
 
 
 def _text_index(db: Database) -> Iterator[Problem]:

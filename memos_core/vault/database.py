@@ -25,12 +25,13 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from memos_core.cube import new_id
-from memos_core.errors import InvalidArgument, MemOSError, VaultError, VaultNewer
+from memos_core.errors import InvalidArgument, MemOSError, VaultError, VaultNewer, VaultReadOnly
 from memos_core.vault import tables as t
 from memos_core.vault.filter import CubeFilter
 from memos_core.vault.prepared import Prepared
 
 POOL_S = 120
+READ_ONLY = "cannot be written: it is read-only"
 _TOO_LARGE = "22003"  # PostgreSQL: numeric_value_out_of_range
 LOCAL_TEXTS = 500  # so many texts that hold a word are scored here, among themselves
 _SECRETS = ("password", "passfile", "secret", "scram_")  # in names of libpq's parameters
@@ -317,9 +318,14 @@ class Database(ABC):
         except DBAPIError as err:
             if getattr(err.orig, "sqlstate", None) == _TOO_LARGE:
                 raise InvalidArgument("a number is too large for the vault (64 bits)") from None
-            raise VaultError(f"the vault {self.location.label} {self._reason(err.orig or err)}") from err
+            raise self._error(err.orig or err) from err
         except self.driver_errors as err:
-            raise VaultError(f"the vault {self.location.label} {self._reason(err)}") from err
+            raise self._error(err) from err
+
+    def _error(self, err: BaseException) -> VaultError:
+        reason = self._reason(err)
+        kind = VaultReadOnly if reason.startswith(READ_ONLY) else VaultError
+        return kind(f"the vault {self.location.label} {reason}")
 
     def upsert(self, table: Table, row: dict[str, Any]) -> Any:
         """An INSERT that replaces the row with the same primary key."""

@@ -100,7 +100,14 @@ def _stored(conn: Connection, name: str) -> Iterator[Row]:
 
 def _insert(conn: Connection, table: Table, rows: Iterable[Row]) -> None:
     batch: list[Row] = []
+    server = conn.dialect.name == "postgresql"
     for row in rows:
+        if server and any(isinstance(value, str) and "\x00" in value for value in row.values()):
+            which = row.get("id") or row.get("cube_id") or row.get("key")
+            raise VaultError(
+                f"{table.name} {which!r} holds a NUL character, which PostgreSQL cannot store; change or delete it in "
+                "the vault that is copied"
+            )
         batch.append(row)
         if len(batch) == _BATCH:
             conn.execute(table.insert(), batch)

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 
 from memos_core.errors import VaultError, missing_extra
 from memos_core.vault import tables as t
-from memos_core.vault.database import LOCAL_TEXTS, POOL_S, Database, Location, TextScope
+from memos_core.vault.database import LOCAL_TEXTS, POOL_S, READ_ONLY, Database, Location, TextScope
 from memos_core.vault.migrate import copy_rows
 from memos_core.vault.sqlite import SQLite
 from memos_core.vault.words import bm25
@@ -43,7 +43,7 @@ _WITH_CONTENT = {
     "checkpoint_writes",
 }
 _STATES = (  # SQLSTATE classes
-    ("25006", "cannot be written: it is read-only"),
+    ("25006", READ_ONLY),
     ("53100", "cannot be written: the server's disk is full; nothing of this call was stored"),
     ("53", "cannot be used now: the server has no room for it"),
     ("54", "cannot store this: a value is too long for the server; nothing of this call was stored"),
@@ -195,6 +195,8 @@ class Postgres(Database):
         for sign, meaning in _STATES:
             if state.startswith(sign):
                 return f"{meaning} ({said})"
+        if "number of parameters" in said:
+            return f"cannot take so many values at once ({said})"
         if isinstance(err, OperationalError):
             return f"cannot be reached: {said}"
         return f"rejected the data: {said}" if isinstance(err, DatabaseError) else f"failed: {said}"

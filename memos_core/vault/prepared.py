@@ -202,6 +202,11 @@ def _prepare(
     return state.statement, places
 
 
+@lru_cache(maxsize=100)
+def _sorted(labels: frozenset[str]) -> list[str]:
+    return sorted(labels)
+
+
 def _marked(which: CubeFilter) -> tuple[CubeFilter, dict[str | int, _Get]]:
     """A filter of the same form with a marker in each place, and what each marker stands for."""
     getters: dict[str | int, _Get] = {}
@@ -225,7 +230,7 @@ def _marked(which: CubeFilter) -> tuple[CubeFilter, dict[str | int, _Get]]:
         marks = [f"{_MARK}label{i}" for i in range(len(which.clearance))]
         changes["clearance"] = frozenset(marks)
         for i, mark in enumerate(marks):
-            getters[mark] = lambda w, i=i: sorted(w.clearance)[i]  # type: ignore[misc]
+            getters[mark] = lambda w, i=i: _sorted(w.clearance)[i]  # type: ignore[misc]
     if which.namespace:
         changes["namespace"] = (_MARK + "namespace",)
         prefix = pack_namespace(changes["namespace"])

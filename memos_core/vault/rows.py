@@ -41,6 +41,7 @@ from memos_core.vault import tables as t
 
 _M = TypeVar("_M", bound=BaseModel)
 _set = object.__setattr__
+_FAR = 250_000_000_000_000_000  # microseconds: what a datetime can hold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SEALED = (
     "id",
@@ -318,6 +319,11 @@ def _loaded(header: str) -> Any:
     return json.loads(header)
 
 
+def forget_headers() -> None:
+    """Drop what is kept of headers: some were erased."""
+    _loaded.cache_clear()
+
+
 def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> MemCube:
     header = _loaded(row.header)
     cube: MemCube = make(
@@ -370,9 +376,19 @@ _Plain = Plaintext[Any]
 
 def behaviour_of(row: Any) -> Behaviour:
     """How a cube was used, of a row joined with `behaviour`."""
-    if row.reads is None:
-        return trusted(Behaviour, reads=0, last_read=None, frequency=0.0)
-    return trusted(Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency)
+    if counted(row):
+        return trusted(Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency)
+    return trusted(Behaviour, reads=0, last_read=None, frequency=0.0)
+
+
+def counted(row: Any) -> bool:
+    """Whether a row says how a cube was used. Counts are no memory: damaged ones count for nothing."""
+    return (
+        isinstance(row.reads, int)
+        and isinstance(row.last_read, int)
+        and abs(row.last_read) < _FAR
+        and isinstance(row.frequency, int | float)
+    )
 
 
 def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:

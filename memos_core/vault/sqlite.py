@@ -24,16 +24,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
-from memos_core.vault.database import POOL_S, Database, Location, TextScope
+from memos_core.vault.database import POOL_S, READ_ONLY, Database, Location, TextScope
 from memos_core.vault.fulltext import each, lexical
 from memos_core.vault.migrate import upgrade
 from memos_core.vault.prepared import any_text, driver
 
 _BUSY_MS = 60_000
-_IDLE = 8  # connections
+_IDLE = 8  # connections that are kept
+_READERS = 64  # at once; others wait for their turn
 _READERS_MS = 1_000  # how long a rewritten file waits for those who read the old one
 
 
@@ -48,10 +50,8 @@ class SQLite(Database):
         # To take a connection from SQLAlchemy's pool and give it back costs more than most reads: some wait here.
         self._idle: deque[Connection] = deque()
         self._writer: Connection | None = None
-        self._watch: Any = (
-            None  # the driver's connection that `changes` asks; it reads and writes nothing else
-        )
-        self._watching = threading.Lock()
+        self._room = threading.BoundedSemaphore(_READERS)
+        self._seen: object = None  # of a file that is read as it lies: what it was when it was opened
         if location.file is not None:
             try:
                 location.file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,9 @@ class SQLite(Database):
         super().__init__(location)
 
     def _connect(self) -> Engine:
-        return _engine(self.location.file, as_it_lies=_only_readable(self.location.file))
+        as_it_lies = _only_readable(self.location.file)
+        self._seen = _state(self.location.file) if as_it_lies else None
+        return _engine(self.location.file, as_it_lies=as_it_lies)
 
     def _take_turns(self, conn: Connection) -> None:
         """Nothing to do: a write transaction is alone."""
@@ -114,23 +116,40 @@ class SQLite(Database):
             if held is not None:
                 yield held
                 return
-            conn = self._reader()
+            if not self._room.acquire(timeout=POOL_S):
+                raise PoolTimeout
             try:
-                yield conn
-            except BaseException:
-                conn.close()
-                raise
-            conn.rollback()
-            if self._closed or self.location.file is None or len(self._idle) >= _IDLE:
-                conn.close()
-            else:
-                self._idle.append(conn)
+                yield from self._reading()
+            finally:
+                self._room.release()
 
-    def _reader(self) -> Connection:
+    def _reading(self) -> Iterator[Connection]:
+        self._look_again()
         try:
-            return self._idle.pop()
+            conn = self._idle.pop()
         except IndexError:
-            return self.engine.connect()
+            conn = self.engine.connect()
+        try:
+            yield conn
+        except BaseException:
+            conn.close()
+            raise
+        conn.rollback()
+        if self._closed or self.location.file is None or len(self._idle) >= _IDLE:
+            conn.close()
+        else:
+            self._idle.append(conn)
+
+    def _look_again(self) -> None:
+        """Open a file that was read as it lies once more if somebody writes to it: SQLite itself would not notice."""
+        if self._seen is None or self._seen == (now := _state(self.location.file)):
+            return
+        with self._write_lock:
+            if self._seen is not None and self._seen != now:
+                while self._idle:
+                    self._idle.pop().close()
+                self.engine.dispose()
+                self.engine = self._connect()
 
     @contextmanager
     def write(self, *, derived: bool = False) -> Iterator[Connection]:
@@ -245,7 +264,7 @@ class SQLite(Database):
     def _reason(self, err: BaseException) -> str:
         said = str(err)
         for sign, meaning in (
-            ("readonly", "cannot be written: it is read-only"),
+            ("readonly", READ_ONLY),
             ("unable to open", "cannot be opened: check that the folder exists and may be written"),
             ("full", "cannot be written: the disk is full; nothing of this call was stored"),
             ("disk I/O", "cannot be read or written: the disk reports an error"),
@@ -267,6 +286,13 @@ def _only_readable(file: Path | None) -> bool:
     return not file.with_name(file.name + "-wal").exists()
 
 
+def _state(file: Path | None) -> object:
+    """What changes when somebody writes to the file or opens it for writing."""
+    assert file is not None
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino, file.with_name(file.name + "-wal").exists()
+
+
 def _is_empty(file: Path) -> bool:
     return file.exists() and file.stat().st_size == 0
 
@@ -286,7 +312,7 @@ def _check(conn: Connection) -> list[str]:
 def _engine(file: Path | None, *, as_it_lies: bool = False) -> Engine:
     # An in-memory vault has one connection, checked out by one thread at a time.
     size: dict[str, Any] = (
-        {"pool_size": 8, "max_overflow": 24} if file else {"pool_size": 1, "max_overflow": 0}
+        {"pool_size": 8, "max_overflow": -1} if file else {"pool_size": 1, "max_overflow": 0}
     )
     engine = create_engine(
         _address(file, as_it_lies),

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
-    Integer,
     Row,
     Select,
     and_,
@@ -38,9 +38,9 @@ from memos_core.vault.filter import CubeFilter, granted_ids
 from memos_core.vault.grants import GrantTable
 from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
-from memos_core.vault.rows import CubeDamaged, from_kept, from_row, micros, unpack_namespace
+from memos_core.vault.rows import CubeDamaged, forget_headers, from_kept, from_row, micros, unpack_namespace
 from memos_core.vault.vectors import VectorTable
-from memos_core.vault.words import forget as forget_words
+from memos_core.vault.words import forget_texts, forget_words
 from memos_core.vault.writer import BEHAVIOUR, SCRUB, Writer, chunks, with_behaviour
 
 log = logging.getLogger("memos_core.vault")
@@ -91,9 +91,16 @@ class Vault:
         """Close the database. What was acknowledged is on the disk already."""
         self.db.close()
 
-    def forget(self) -> None:
-        """Something was deleted: drop what this process keeps of texts."""
-        forget_words()
+    def forget(self, *, erased: bool = False) -> None:
+        """Something was deleted: drop what this process keeps of texts.
+
+        Args:
+            erased: also single words and what headers say.
+        """
+        forget_texts()
+        if erased:
+            forget_words()
+            forget_headers()
 
     # -- write ---------------------------------------------------------------------------------------------
 
@@ -254,8 +261,8 @@ class Vault:
         def made(which: CubeFilter) -> Select[Any]:
             query = with_behaviour().where(which.where()).order_by(_ORDERS[order], t.cubes.c.id)
             if limit is not None:
-                query = query.limit(bindparam("up_to", type_=Integer()))
-            return query.offset(bindparam("skipped", type_=Integer())) if offset else query
+                query = query.limit(bindparam("up_to", type_=BigInteger()))
+            return query.offset(bindparam("skipped", type_=BigInteger())) if offset else query
 
         name = f"find {order} {limit is None} {offset > 0}"
         values = {"up_to": limit, "skipped": offset}

@@ -67,9 +67,14 @@ def _kept_stems(text: str) -> list[str]:
     return stems(text)
 
 
-def forget() -> None:
+def forget_texts() -> None:
     """Drop what is kept of texts: some were deleted."""
     _kept_stems.cache_clear()
+
+
+def forget_words() -> None:
+    """Drop single words too."""
+    stem.cache_clear()
 
 
 @lru_cache(maxsize=50_000)

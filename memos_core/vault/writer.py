@@ -167,7 +167,7 @@ class Writer:
         self, run: Mapping[Address, tuple[MemCube, dict[str, Any]]], expected: int | None, action: str
     ) -> list[MemCube]:
         """Store cubes at different addresses, few enough for one statement."""
-        there = self._stored_at(run, [row["id"] for _, row in run.values()])
+        there = self._there(run)
         stored: list[MemCube] = []
         new: list[tuple[MemCube, dict[str, Any]]] = []
         for address, (cube, row) in run.items():
@@ -177,19 +177,33 @@ class Writer:
             else:
                 stored.append(cube.model_copy(update={"key": row["key"], "version": 1}))
                 new.append((stored[-1], row if cube.version == 1 else to_row(stored[-1], self.at)))
-        self._insert(new, {row.id for address, row in there.items() if address not in run})
+        self._insert(new, {row.id for row in there.values()})
         for cube in stored:
             self.audit.add(action or ("write" if cube.version == 1 else "update"), cube)
+            if cube.version == 1 and cube.state is State.ARCHIVED:
+                self.audit.add(f"state:{cube.state}", cube, "written so")
         return stored
+
+    def _there(self, run: Mapping[Address, tuple[MemCube, dict[str, Any]]]) -> dict[Address, Any]:
+        """The rows that are in the way of cubes. What has expired is none: it goes first, with what was derived from
+        it, which may be at one of these addresses too."""
+        ids = [row["id"] for _, row in run.values()]
+        there = self._stored_at(run, ids)
+        over = [
+            row.id
+            for address, row in there.items()
+            if address in run and has_expired(from_row(row, self._structures))
+        ]
+        if not over:
+            return there
+        self.displaced += self.delete(over, "expire")
+        return self._stored_at(run, ids)
 
     def _in_the_way(
         self, found: Any, cube: MemCube, row: Mapping[str, Any], expected: int | None
     ) -> MemCube | None:
         """What the cube is to replace, if it may."""
         old = from_row(found, self._structures) if found else None
-        if old is not None and has_expired(old):
-            self.displaced += self.delete([old.id], "expire")
-            old = None
         if old is not None and not CubeFilter(cube.scope, self._clearance).cleared(old):
             raise AccessDenied(
                 f"key {row['key']!r} in namespace {cube.namespace} holds what this principal may not read, "
@@ -205,6 +219,8 @@ class Writer:
     def _insert(self, new: Sequence[tuple[MemCube, dict[str, Any]]], taken: set[str]) -> None:
         ids: set[str] = set()
         for cube, _ in new:
+            if cube.state in (State.MERGED, State.EXPIRED):
+                raise InvalidArgument(f"state: a new cube cannot begin {cube.state}; leave state out")
             if cube.id in taken or cube.id in ids:
                 raise InvalidArgument(
                     f"id {cube.id} belongs to a cube at another address; leave id out to make a new cube"
@@ -251,6 +267,9 @@ class Writer:
             "replaced_at": self.at,
         }
         self.conn.execute(insert(t.versions).values(**kept))
+        if new.state != old.state:
+            rules.check(old.state, new.state)
+            self.audit.add(f"state:{new.state}", new, "written again")
         if old.state is State.MERGED:  # a new life: what was granted was the old one
             self.conn.execute(delete(t.grants).where(t.grants.c.cube_id == old.id))
         self.conn.execute(update(t.cubes).where(t.cubes.c.id == old.id).values(**to_row(new, self.at)))
