@@ -382,3 +382,11 @@ def _storable(text: str) -> str:
             "text holds a lone surrogate, which is not valid Unicode; re-encode it before writing"
         ) from None
     return text
+
+
+def intact(row: Row[Any]) -> bool:
+    """Whether a row with all columns of `cubes` is what was written."""
+    try:
+        return bool(row.checksum == _checksum(row._asdict()))
+    except _NO_CUBE:
+        return False
