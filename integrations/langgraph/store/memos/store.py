@@ -272,7 +272,7 @@ class MemOSStore(BaseStore):
         return self.memos.drop_expired([items.ITEM])
 
     def _sweep(self) -> int | None:
-        return None if self.memos.closed else MemOSStore.sweep_ttl(self)
+        return None if self.memos.closed else self.sweep_ttl()
 
     def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
         """Sweep now and then, in a daemon thread; without `ttl=` nothing is done, as in the official stores.
@@ -343,6 +343,9 @@ class AsyncMemOSStore(MemOSStore):
     async def sweep_ttl(self) -> int:  # type: ignore[override]
         """Async form of `MemOSStore.sweep_ttl`."""
         return await asyncio.to_thread(super().sweep_ttl)
+
+    def _sweep(self) -> int | None:
+        return None if self.memos.closed else super().sweep_ttl()
 
     async def start_ttl_sweeper(  # type: ignore[override]
         self, sweep_interval_minutes: float | None = None
