@@ -34,7 +34,7 @@ from functools import partial
 from typing import Any, Literal, cast
 from uuid import uuid4
 
-from langgraph.store.base import BaseStore, IndexConfig, TTLConfig
+from langgraph.store.base import BaseStore, IndexConfig, Item, PutOp, TTLConfig
 
 from langgraph.store.memos import conformance_checks, conformance_search  # they fill CHECKS, in this order
 from langgraph.store.memos.conformance_kit import CHECKS, Check, Difference, Subject, Words
@@ -250,8 +250,7 @@ def _set_up(manager: AbstractContextManager[Any]) -> Iterator[BaseStore]:
     """A store as its documentation says it is opened, and emptied."""
     with manager as store:
         store.setup()
-        for item in store.search((), limit=10_000):
-            store.delete(item.namespace, item.key)
+        store.batch(_deletions(store.search((), limit=10_000)))
         yield store
 
 
@@ -259,9 +258,13 @@ def _set_up(manager: AbstractContextManager[Any]) -> Iterator[BaseStore]:
 async def _aset_up(manager: AbstractAsyncContextManager[Any]) -> AsyncIterator[BaseStore]:
     async with manager as store:
         await store.setup()
-        for item in await store.asearch((), limit=10_000):
-            await store.adelete(item.namespace, item.key)
+        await store.abatch(_deletions(await store.asearch((), limit=10_000)))
         yield store
+
+
+def _deletions(found: Sequence[Item]) -> list[PutOp]:
+    # What was put into () comes back as in ("",).
+    return [PutOp(tuple(filter(None, item.namespace)), item.key, None) for item in found]
 
 
 if __name__ == "__main__":

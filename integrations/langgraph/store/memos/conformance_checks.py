@@ -81,17 +81,17 @@ def _(store: Subject) -> None:
         same(store.value(A, key), {"key": key}, f"{key}: ")
 
 
-@check("a NUL character in a value is kept or refused")
+@check("a NUL character in a value is kept or refused clearly")
 def _(store: Subject) -> None:
     kept_or_refused(store, {"text": "a\x00b"})
 
 
-@check("half a surrogate pair in a value is kept or refused")
+@check("half a surrogate pair in a value is kept or refused clearly")
 def _(store: Subject) -> None:
     kept_or_refused(store, {"text": "\ud800"})
 
 
-@check("NaN in a value is kept or refused")
+@check("NaN in a value is kept or refused clearly")
 def _(store: Subject) -> None:
     try:
         store.put(A, "odd", {"n": math.nan})
@@ -101,12 +101,12 @@ def _(store: Subject) -> None:
     expect(isinstance(found, float) and math.isnan(found), f"comes back as {found!r}")
 
 
-@check("an integer beyond 64 bits is kept or refused")
+@check("an integer beyond 64 bits is kept or refused clearly")
 def _(store: Subject) -> None:
     kept_or_refused(store, {"n": 2**80})
 
 
-@check("a key of a value that is no string is kept or refused")
+@check("a key of a value that is no string is kept or refused clearly")
 def _(store: Subject) -> None:
     kept_or_refused(store, {"nested": {1: "one"}})
 

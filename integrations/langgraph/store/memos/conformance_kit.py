@@ -157,7 +157,7 @@ def expect(good: bool, otherwise: str) -> None:
 
 
 def kept_or_refused(store: Subject, value: dict[Any, Any]) -> None:
-    """What is stored comes back as it was, or is refused with an error, and then nothing is stored."""
+    """What is stored comes back as it was, or is refused as a bad value, and then nothing is stored."""
     try:
         store.put(A, "odd", value)
     except (ValueError, TypeError):
