@@ -41,7 +41,9 @@ def names(value: Any, argument: str) -> tuple[str, ...]:
     Raises:
         InvalidArgument: it is one text (which would be taken apart into its letters), or no list of texts.
     """
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | Set):
+    if not isinstance(value, tuple | list) and (
+        isinstance(value, str | bytes) or not isinstance(value, Sequence | Set)
+    ):
         raise InvalidArgument(f"{argument} must be a list or tuple of strings, got {value!r:.80}")
     return tuple(name(one, argument) for one in value)
 

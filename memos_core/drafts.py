@@ -158,7 +158,7 @@ def names(value: Sequence[str], argument: str) -> tuple[str, ...]:
     Raises:
         InvalidArgument: it is a string, or no sequence.
     """
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if not isinstance(value, tuple | list) and (isinstance(value, str) or not isinstance(value, Sequence)):
         raise InvalidArgument(f"{argument} must be a list or tuple of strings, got {value!r}")
     return tuple(value)
 

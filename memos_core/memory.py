@@ -479,7 +479,8 @@ def _check_cube(cube: MemCube) -> None:
     for part, kind in _PARTS.items():
         if not isinstance(getattr(cube, part), kind):
             raise InvalidArgument(f"cubes: {part} of a cube must be {kind}, got {getattr(cube, part)!r:.80}")
-    if not arguments.name(cube.id, "id").strip() or any(ord(char) < 32 for char in cube.id):
+    id_ = arguments.name(cube.id, "id")
+    if not id_.strip() or not (id_.isprintable() or all(ord(char) >= 32 for char in id_)):
         raise InvalidArgument(f"id of a cube must not be empty or hold control characters, got {cube.id!r}")
     arguments.name(cube.key, "key")
     arguments.count(cube.version, "version", 1)

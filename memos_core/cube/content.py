@@ -16,6 +16,8 @@ from memos_core.errors import InvalidArgument
 
 def normal_text(text: str) -> str:
     """A text without what makes no difference: case, spacing, and how Unicode composes its letters."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     return normalize("NFC", " ".join(normalize("NFC", text).casefold().split()))
 
 

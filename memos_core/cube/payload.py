@@ -96,7 +96,7 @@ def dump_json(data: Any, argument: str = "data", *, max_depth: int = MAX_DEPTH) 
             surrogate, an object), or is nested more than `max_depth` deep.
     """
     try:
-        text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = encode_json(data)
         text.encode()
     except UnicodeEncodeError:
         raise InvalidArgument(f"{argument} holds a lone surrogate, which is not valid Unicode") from None
@@ -106,8 +106,14 @@ def dump_json(data: Any, argument: str = "data", *, max_depth: int = MAX_DEPTH) 
     return text
 
 
+# Compact and strict: NaN is a ValueError.
+encode_json = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _check_nesting(data: Any, argument: str, max_depth: int) -> None:
     """Refuse deep nesting and keys that are not strings, level by level."""
+    if data is None or isinstance(data, str | int | float):
+        return
     level = [data]
     for _ in range(max_depth):
         below: list[Any] = []

@@ -102,7 +102,8 @@ class Retriever:
     def apply_pending(
         self, which: CubeFilter | None = None, *, should_yield: Callable[[], None] | None = None
     ) -> int:
-        """Embed cubes that have no vector yet; all of them, or those that match. Returns how many.
+        """Embed cubes that have no vector yet; all of them, or those that match. Returns how many. What is written
+        meanwhile is left for the next time.
 
         Args:
             should_yield: called between batches; may raise to give up, what is done stays done.
@@ -124,6 +125,8 @@ class Retriever:
                     [(id_, version) for id_, version, _ in batch], vectors, self.embedder.name
                 )
                 done += len(batch)
+            if len(batch) < _EMBED_BATCH:
+                return done
             if should_yield is not None:
                 should_yield()
 
@@ -137,6 +140,7 @@ class Retriever:
         """Take deleted cubes out of what is kept beside the vault. (A hit that the vault no longer has is dropped in
         any case.)"""
         gone = set(ids)
+        self.vault.forget()
         with self._lock:
             for key in [key for key in self._kept if key[0] in gone]:
                 del self._kept[key]

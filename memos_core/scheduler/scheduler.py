@@ -292,7 +292,7 @@ class MemScheduler:
         if not reads:
             return
         try:
-            self._vault.record_reads(reads, now(), HALF_LIFE)
+            self._vault.behaviour.add_reads(reads, now(), HALF_LIFE)
         except MemOSError:
             with self._wake:
                 self._reads.update(reads)  # counted with the next ones

@@ -158,19 +158,20 @@ class AuditWriter:
         """Store the records, at the end of the transaction."""
         if not self._rows:
             return
-        self._conn.execute(_ADD, self._rows)
+        self._db.prepared.execute_many(self._conn, _ADD, self._rows)
         changed = sorted({(row["tenant"], row["user"]) for row in self._rows})
         ends = [
             {"of_tenant": x[0], "of_user": x[1], "n": self._heads[x][0], "hash": self._heads[x][1]}
             for x in changed
         ]
-        self._conn.execute(_END, ends)
+        self._db.prepared.execute_many(self._conn, _END, ends)
         self._rows = []
 
 
 def hold(conn: Connection, db: Database, owner: Owner) -> tuple[int, str]:
     """Lock a user's memory until the transaction ends, and return the end of its chain: its length and hash."""
-    head = conn.execute(_hold(type(db)), {"tenant": owner[0], "user": owner[1], "n": 0, "hash": ""}).one()
+    values = {"tenant": owner[0], "user": owner[1], "n": 0, "hash": ""}
+    [head] = db.prepared.execute(conn, _hold(type(db)), values)
     return head.n, head.hash
 
 

@@ -47,20 +47,21 @@ class TextScope:
 
     Args:
         tenant, owners: the tenant, and the users of it whose texts may match; None for all.
-        which: what decides.
+        which: what decides. prepared: the database's statements.
     """
 
     tenant: str
     owners: Sequence[str] | None
     which: CubeFilter
+    prepared: Prepared
 
     def size(self, conn: Connection) -> int:
         """About how many cubes the owners have."""
+        run = self.prepared.execute
         if self.owners is None:
-            return int(conn.execute(_SIZE_OF_ALL, {"tenant": self.tenant}).scalar_one())
+            return int(run(conn, _SIZE_OF_ALL, {"tenant": self.tenant})[0][0])
         return sum(
-            int(conn.execute(_SIZE, {"tenant": self.tenant, "user": owner}).scalar_one())
-            for owner in self.owners
+            int(run(conn, _SIZE, {"tenant": self.tenant, "user": owner})[0][0]) for owner in self.owners
         )
 
 
@@ -129,6 +130,7 @@ class Database(ABC):
     engine: Engine
     insert: ClassVar[Any]  # the dialect's own INSERT, with `on_conflict_do_…`
     owns_whole_database: ClassVar[bool] = True  # a vault may share a PostgreSQL database with other tables
+    driver_errors: ClassVar[tuple[type[Exception], ...]] = ()  # that statements run without SQLAlchemy raise
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -160,8 +162,8 @@ class Database(ABC):
         """Bring a vault of an older schema to this one's."""
 
     @abstractmethod
-    def _reason(self, err: DBAPIError) -> str:
-        """What a driver's error means, as the end of a sentence that begins with the vault's name."""
+    def _reason(self, err: BaseException) -> str:
+        """What a driver's own error means, as the end of a sentence that begins with the vault's name."""
 
     @abstractmethod
     def read(self) -> AbstractContextManager[Connection]:
@@ -185,6 +187,10 @@ class Database(ABC):
         Args:
             words: plain words, never parsed as a query. within: where to look. limit: how many at most.
         """
+
+    @abstractmethod
+    def add_texts(self, conn: Connection, ids: Sequence[str]) -> None:
+        """These cubes are new: put their texts into the text index, where the database does not do it itself."""
 
     @abstractmethod
     def each(self, name: str) -> TableValuedAlias:
@@ -311,6 +317,8 @@ class Database(ABC):
         except DBAPIError as err:
             if getattr(err.orig, "sqlstate", None) == _TOO_LARGE:
                 raise InvalidArgument("a number is too large for the vault (64 bits)") from None
+            raise VaultError(f"the vault {self.location.label} {self._reason(err.orig or err)}") from err
+        except self.driver_errors as err:
             raise VaultError(f"the vault {self.location.label} {self._reason(err)}") from err
 
     def upsert(self, table: Table, row: dict[str, Any]) -> Any:

@@ -40,6 +40,7 @@ def upgrade(conn: Connection, stored: int, create: Callable[[Connection], None])
             _insert(conn, table, rows)
     for version in range(stored, t.SCHEMA_VERSION):
         _AFTER[version](conn)
+    fill_text_index(conn)
     for name in old:
         conn.exec_driver_sql(f"DROP TABLE {_OLD}{name}")
     stamp = update(t.meta).where(t.meta.c.key == "schema_version").values(value=str(t.SCHEMA_VERSION))
@@ -63,6 +64,13 @@ def copy_rows(source: Connection, target: Connection) -> None:
             highest = select(func.coalesce(func.max(table.c.seq), 0) + 1).scalar_subquery()
             serial = func.pg_get_serial_sequence(table.name, "seq")
             target.execute(select(func.setval(serial, highest, False)))
+    fill_text_index(target)
+
+
+def fill_text_index(conn: Connection) -> None:
+    """Put every live text into the text index, where it does not follow by itself."""
+    if conn.dialect.name == "sqlite":
+        conn.exec_driver_sql("INSERT INTO cube_fts(cube_fts) VALUES ('rebuild')")
 
 
 def _set_aside(conn: Connection) -> set[str]:

@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from memos_core.errors import VaultError, missing_extra
 from memos_core.vault import tables as t
@@ -91,7 +91,7 @@ class Postgres(Database):
         except DBAPIError as err:
             raise VaultError(
                 f"the vault {self.location.label} needs pgvector: have `CREATE EXTENSION vector` run in that "
-                f"database ({_first_line(err)})"
+                f"database ({_first_line(err.orig or err)})"
             ) from None
         t.metadata.create_all(conn)
         for statement in t.POSTGRES_DDL:
@@ -142,6 +142,9 @@ class Postgres(Database):
         best = select(c.id, score).where(*found).order_by(score.desc(), c.id).limit(limit)
         return [(row.id, float(row.score)) for row in conn.execute(best)]
 
+    def add_texts(self, conn: Connection, ids: Sequence[str]) -> None:
+        """See `Database.add_texts`: here it is an index like the others."""
+
     def listed(self, values: Sequence[str]) -> Any:
         """See `Database.listed`."""
         return list(values)
@@ -184,9 +187,11 @@ class Postgres(Database):
         finally:
             target.close()
 
-    def _reason(self, err: DBAPIError) -> str:
+    def _reason(self, err: BaseException) -> str:
+        from psycopg import DatabaseError, OperationalError
+
         said = _first_line(err)
-        state = getattr(err.orig, "sqlstate", None) or ""
+        state = getattr(err, "sqlstate", None) or ""
         for sign, meaning in _STATES:
             if state.startswith(sign):
                 return f"{meaning} ({said})"
@@ -195,5 +200,5 @@ class Postgres(Database):
         return f"rejected the data: {said}" if isinstance(err, DatabaseError) else f"failed: {said}"
 
 
-def _first_line(err: DBAPIError) -> str:
-    return str(err.orig).strip().partition("\n")[0]
+def _first_line(err: BaseException) -> str:
+    return str(err).strip().partition("\n")[0]

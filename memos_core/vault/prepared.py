@@ -1,17 +1,22 @@
-"""Statements that every search runs, made once for each form of `CubeFilter` and run again with other values.
+"""Statements that run often, compiled once and handed to SQLite's driver: to build one with SQLAlchemy and to take its
+result apart takes several times as long as SQLite takes to answer it. On PostgreSQL SQLAlchemy runs them.
 
-To build one with SQLAlchemy takes longer than SQLite takes to answer it. Here a filter of the same form is built with
-a marker in each place; where the markers end up in the finished statement says which value goes where."""
+`execute` and `execute_many` take a statement that is always the same. `run` takes one for each form of `CubeFilter`: a
+filter of the same form is built with a marker in each place; where the markers end up in the finished statement says
+which value goes where."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select
+from sqlalchemy import Connection, Delete, Insert, Select, TextClause, Update
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from memos_core.cube import ANY_USER, Scope, now
@@ -24,6 +29,7 @@ _MOMENT = datetime(1, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 _LISTS = ("types", "not_types", "kinds", "ids", "keys")
 _MAX_KEPT = 500
 
+Statement = Select[Any] | Insert | Update | Delete | TextClause
 Make = Callable[[CubeFilter], Select[Any]]
 _Get = Callable[[CubeFilter], Any]
 
@@ -33,17 +39,67 @@ class Prepared:
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, tuple[str, list[_Get | str | tuple[Any]]]] = {}
+        self._fixed: dict[Hashable, tuple[str, list[str | tuple[Any]]]] = {}
         self._lock = threading.Lock()
 
+    def execute(self, conn: Connection, statement: Statement, values: Mapping[str, Any]) -> list[Any]:
+        """The rows of a statement that is made once, a constant of its module. Of an INSERT without RETURNING, none."""
+        if conn.dialect.name != "sqlite":
+            result = conn.execute(statement, dict(values))
+            return list(result.all()) if result.returns_rows else []
+        sql, places = self._compiled(conn, statement, values)
+        given = [values[p] if isinstance(p, str) else p[0] for p in places]
+        return _rows(conn, sql, given)
+
+    def execute_many(
+        self, conn: Connection, statement: Insert | Update | Delete, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Run a statement that is made once for each of many rows, which all name the same values."""
+        if not rows:
+            return
+        if conn.dialect.name != "sqlite":
+            conn.execute(statement, [dict(row) for row in rows])
+            return
+        sql, places = self._compiled(conn, statement, rows[0])
+        _begin(conn)
+        driver(conn).executemany(
+            sql, [[row[p] if isinstance(p, str) else p[0] for p in places] for row in rows]
+        )
+
+    def _compiled(
+        self, conn: Connection, statement: Statement, values: Mapping[str, Any]
+    ) -> tuple[str, list[str | tuple[Any]]]:
+        key = (statement, tuple(values)) if isinstance(statement, Insert) else statement
+        found = self._fixed.get(key)
+        if found is None:
+            compiled = statement.compile(
+                dialect=conn.dialect, column_keys=list(values) if isinstance(statement, Insert) else None
+            )
+            assert isinstance(compiled, SQLCompiler)
+            assert compiled.positiontup is not None
+            places: list[str | tuple[Any]] = [
+                p if p in values else (compiled.params[p],) for p in compiled.positiontup
+            ]
+            found = self._fixed[key] = (compiled.string, places)
+        return found
+
     def run(
-        self, conn: Connection, name: str, which: CubeFilter, make: Make, values: Mapping[str, Any]
-    ) -> list[Row[Any]]:
+        self,
+        conn: Connection,
+        name: str,
+        which: CubeFilter,
+        make: Make,
+        values: Mapping[str, Any],
+        *,
+        alone: bool = False,
+    ) -> list[Any]:
         """The rows of a statement.
 
         Args:
             name: which statement; the same name is always the same `make`.
             make: builds it, with `which.where()` in it.
             values: of the parameters it names itself.
+            alone: nothing else is read in its transaction, so that none is needed.
         """
         if conn.dialect.name != "sqlite":
             return list(conn.execute(make(which), dict(values)).all())
@@ -56,10 +112,54 @@ class Prepared:
                     self._kept.clear()
                 self._kept[key] = found
         sql, places = found
-        given = tuple(
+        given = [
             values[p] if isinstance(p, str) else p[0] if isinstance(p, tuple) else p(which) for p in places
-        )
-        return list(conn.exec_driver_sql(sql, given).all())
+        ]
+        return _rows(conn, sql, given, alone=alone)
+
+
+# A damaged text is found by its checksum; that it is no UTF-8 must not spoil the rows beside it.
+any_text = partial(str, encoding="utf-8", errors="surrogateescape")
+
+
+def driver(conn: Connection) -> Any:
+    """The driver's own connection."""
+    found = conn.connection.dbapi_connection
+    assert found is not None
+    return found
+
+
+def _begin(conn: Connection) -> None:
+    if not conn.in_transaction():
+        conn.begin()
+
+
+def _rows(conn: Connection, sql: str, given: Sequence[Any], *, alone: bool = False) -> list[Any]:
+    if not alone:
+        _begin(conn)
+    raw = driver(conn)
+    try:
+        raw.text_factory = str  # ours is called for every text
+        cursor = raw.execute(sql, given)
+        rows = cursor.fetchall()
+    except sqlite3.OperationalError as err:
+        if "decode" not in str(err):
+            raise
+        raw.text_factory = any_text
+        cursor = raw.execute(sql, given)
+        rows = cursor.fetchall()
+    finally:
+        raw.text_factory = any_text
+    if not rows:
+        return []
+    return list(map(_row(tuple([column[0] for column in cursor.description]))._make, rows))
+
+
+@lru_cache(maxsize=200)
+def _row(names: tuple[str, ...]) -> Any:
+    """A kind of row: a tuple with the columns as attributes, and as SQLAlchemy's rows have it, `_mapping`."""
+    made = namedtuple("Row", names, rename=True)  # type: ignore[misc]
+    return type("Row", (made,), {"__slots__": (), "_mapping": property(made._asdict)})
 
 
 def _form(which: CubeFilter) -> Hashable:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter, itemgetter
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -60,6 +62,7 @@ _SEALED = (
     "derived_from",
 )
 
+_sealed, _sealed_of = attrgetter(*_SEALED), itemgetter(*_SEALED)
 
 # What the indexes hold: at most so many bytes each, and so many together in one index (PostgreSQL's limit is 2,704).
 MAX_NAME = 1_000
@@ -82,6 +85,11 @@ def pack_namespace(namespace: Namespace) -> str:
     Raises:
         InvalidArgument: a label is not a non-empty string without control characters.
     """
+    return _packed(tuple(namespace))
+
+
+@lru_cache(maxsize=10_000)
+def _packed(namespace: Namespace) -> str:
     for label in namespace:
         if not isinstance(label, str) or not label or any(ord(ch) < 32 for ch in label):
             raise InvalidArgument(
@@ -109,6 +117,7 @@ def moment(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
+@lru_cache(maxsize=10_000)
 def partition_of(tenant: str, user: str) -> str:
     """The word that stands for (tenant, user) in the text index."""
     return "p" + blake2b(f"{tenant}{t.SEP}{user}".encode(), digest_size=12).hexdigest()
@@ -161,7 +170,9 @@ def to_row(cube: MemCube, written_at: int, *, stored: bool = False) -> dict[str,
                 **({} if g.ttl is None else {"ttl": g.ttl // timedelta(microseconds=1)}),
             }
         ),
-        "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from]),
+        "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from])
+        if cube.derived_from
+        else "[]",
         "written_at": written_at,
         "content_hash": content_hash(cube),
     }
@@ -229,12 +240,12 @@ def _derive(row: dict[str, Any], payload: Plaintext[Any] | Activation | Parametr
         row[name] = micros(at) if at else None
     row["slot"] = plain.slot.key if plain and plain.slot else ""
     row["partition"] = partition_of(row["tenant"], row["user"])
-    row["checksum"] = _checksum(row)
+    row["checksum"] = _checksum(_sealed_of(row))
     return row
 
 
-def _checksum(row: Mapping[str, Any]) -> str:
-    return blake2b(json.dumps([row[name] for name in _SEALED]).encode(), digest_size=16).hexdigest()
+def _checksum(sealed: tuple[Any, ...]) -> str:
+    return blake2b(json.dumps(sealed).encode(), digest_size=16).hexdigest()
 
 
 def keep_row(row: Row[Any]) -> str:
@@ -268,8 +279,8 @@ def from_row(row: Any, structures: StructureRegistry, what: str = "") -> MemCube
         CubeDamaged: the row is not what was written.
     """
     try:
-        if row.checksum == _checksum({name: getattr(row, name) for name in _SEALED}):
-            return _cube(row, structures, _trusted)
+        if row.checksum == _checksum(_sealed(row)):
+            return _cube(row, structures, trusted)
         why = "its checksum does not match; restore it from a backup or delete it"
     except _NO_CUBE as err:
         why = _why(err)
@@ -291,7 +302,7 @@ def _checked(kind: type[_M], **values: Any) -> _M:
     return kind(**values)
 
 
-def _trusted(kind: type[_M], **values: Any) -> _M:
+def trusted(kind: type[_M], /, **values: Any) -> _M:
     """An instance of a model from what its validated form was stored as, every field of it: the checksum has said
     that nothing changed. Like `model_construct`, which takes as long as validation."""
     made = kind.__new__(kind)
@@ -302,8 +313,14 @@ def _trusted(kind: type[_M], **values: Any) -> _M:
     return made
 
 
+@lru_cache(maxsize=500)
+def _loaded(header: str) -> Any:
+    """What a header's JSON says; never to be changed. Most cubes of a user have the same."""
+    return json.loads(header)
+
+
 def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> MemCube:
-    header = json.loads(row.header)
+    header = _loaded(row.header)
     cube: MemCube = make(
         MemCube,
         id=row.id,
@@ -317,7 +334,7 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
         ),
         namespace=unpack_namespace(row.namespace),
         key=row.key,
-        payload=_payload(row.kind, row.text, json.loads(row.payload), structures),
+        payload=_payload(row, structures),
         header=make(
             Header,
             descriptive=make(
@@ -337,22 +354,34 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
                 priority=header["priority"],
                 sensitivity=tuple(header["sensitivity"]),
             ),
-            behaviour=make(
-                Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency
-            )
-            if row.reads is not None
-            else make(Behaviour, reads=0, last_read=None, frequency=0.0),
+            behaviour=behaviour_of(row),
         ),
         state=State(row.state),
         frozen=bool(row.frozen),
-        derived_from=tuple(make(Source, id=i, version=v) for i, v in json.loads(row.derived_from)),
+        derived_from=tuple(make(Source, id=i, version=v) for i, v in json.loads(row.derived_from))
+        if row.derived_from != "[]"
+        else (),
     )
     return cube
+
+
+_MORE = ("structure", "structure_version", "spoken_at", "valid_from", "valid_to", "slot")
+_TEXT_ONLY = '{"data":null}'  # the payload of most cubes
+_Plain = Plaintext[Any]
+
+
+def behaviour_of(row: Any) -> Behaviour:
+    """How a cube was used, of a row joined with `behaviour`."""
+    if row.reads is None:
+        return trusted(Behaviour, reads=0, last_read=None, frequency=0.0)
+    return trusted(Behaviour, reads=row.reads, last_read=moment(row.last_read), frequency=row.frequency)
 
 
 def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
     if not isinstance(payload, Plaintext):
         return payload.model_dump_json(exclude={"kind"})
+    if payload.data is None and all(getattr(payload, name) is None for name in _MORE):
+        return _TEXT_ONLY
     for name in ("spoken_at", "valid_from", "valid_to"):
         if getattr(payload, name) is not None:
             micros(getattr(payload, name))
@@ -363,15 +392,16 @@ def _payload_json(payload: Plaintext[Any] | Activation | Parametric) -> str:
     return dump_json({"data": data, **times}, max_depth=MAX_DEPTH + 1)
 
 
-def _payload(
-    kind: str, text: str, stored: dict[str, Any], structures: StructureRegistry
-) -> Plaintext[Any] | Activation | Parametric:
-    if kind == "activation":
+def _payload(row: Any, structures: StructureRegistry) -> Plaintext[Any] | Activation | Parametric:
+    if row.payload == _TEXT_ONLY and row.kind == "plaintext":
+        return trusted(_Plain, kind="plaintext", text=row.text, data=None, **dict.fromkeys(_MORE))
+    stored = json.loads(row.payload)
+    if row.kind == "activation":
         return Activation(**stored)
-    if kind == "parametric":
+    if row.kind == "parametric":
         return Parametric(**stored)
     data = structures.load(stored.get("structure"), stored.get("structure_version"), stored.pop("data"))
-    return Plaintext[Any](text=text, data=data, **stored)
+    return _Plain(text=row.text, data=data, **stored)
 
 
 def _storable(text: str) -> str:
@@ -384,9 +414,9 @@ def _storable(text: str) -> str:
     return text
 
 
-def intact(row: Row[Any]) -> bool:
+def intact(row: Any) -> bool:
     """Whether a row with all columns of `cubes` is what was written."""
     try:
-        return bool(row.checksum == _checksum(row._asdict()))
+        return bool(row.checksum == _checksum(_sealed(row)))
     except _NO_CUBE:
         return False

@@ -7,9 +7,9 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,15 +24,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
 from memos_core.vault.database import POOL_S, Database, Location, TextScope
 from memos_core.vault.fulltext import each, lexical
 from memos_core.vault.migrate import upgrade
+from memos_core.vault.prepared import any_text, driver
 
 _BUSY_MS = 60_000
+_IDLE = 8  # connections
 _READERS_MS = 1_000  # how long a rewritten file waits for those who read the old one
 
 
@@ -40,9 +41,17 @@ class SQLite(Database):
     """One SQLite database: one writer at a time, any number of readers. See `Database`."""
 
     insert = staticmethod(sqlite.insert)
+    driver_errors = (sqlite3.Error,)
 
     def __init__(self, location: Location) -> None:
         self._write_lock = threading.Lock()
+        # To take a connection from SQLAlchemy's pool and give it back costs more than most reads: some wait here.
+        self._idle: deque[Connection] = deque()
+        self._writer: Connection | None = None
+        self._watch: Any = (
+            None  # the driver's connection that `changes` asks; it reads and writes nothing else
+        )
+        self._watching = threading.Lock()
         if location.file is not None:
             try:
                 location.file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,28 +114,65 @@ class SQLite(Database):
             if held is not None:
                 yield held
                 return
-            with self.engine.connect() as conn:
+            conn = self._reader()
+            try:
                 yield conn
+            except BaseException:
+                conn.close()
+                raise
+            conn.rollback()
+            if self._closed or self.location.file is None or len(self._idle) >= _IDLE:
+                conn.close()
+            else:
+                self._idle.append(conn)
+
+    def _reader(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.engine.connect()
 
     @contextmanager
     def write(self, *, derived: bool = False) -> Iterator[Connection]:
         """See `Database.write`."""
-        with self._sentences(), self._write_lock, self.engine.connect() as conn:
-            conn = conn.execution_options(memos_write=True)
-            if derived:
-                _dbapi(conn).execute("PRAGMA synchronous=NORMAL")
+        with self._sentences(), self._write_lock:
+            conn, self._writer = self._writer or self.engine.connect(), None
+            whole = False
             try:
+                conn.execution_options(memos_write=True)
+                if derived:
+                    driver(conn).execute("PRAGMA synchronous=NORMAL")
                 with conn.begin():
                     yield conn
+                whole = True
             finally:
                 if derived:
-                    _dbapi(conn).execute("PRAGMA synchronous=FULL")
+                    driver(conn).execute("PRAGMA synchronous=FULL")
+                if whole and self.location.file is not None and not self._closed:
+                    self._writer = conn
+                else:
+                    conn.close()
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        with self._write_lock:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+        super().close()
 
     def lexical(
         self, conn: Connection, words: Sequence[str], within: TextScope, limit: int
     ) -> list[tuple[str, float]]:
         """See `Database.lexical`."""
         return lexical(conn, self.prepared, words, within, limit)
+
+    def add_texts(self, conn: Connection, ids: Sequence[str]) -> None:
+        """See `Database.add_texts`."""
+        driver(conn).execute(t.ADD_TEXTS, (self.listed(ids),))
 
     def listed(self, values: Sequence[str]) -> Any:
         """See `Database.listed`."""
@@ -148,7 +194,7 @@ class SQLite(Database):
         with self.write() as conn:
             conn.exec_driver_sql("INSERT INTO cube_fts(cube_fts) VALUES ('optimize')")
         with self._sentences(), self._write_lock, self.engine.connect() as conn:
-            cursor = _dbapi(conn).cursor()
+            cursor = driver(conn).cursor()
             try:
                 cursor.execute("VACUUM")
             except sqlite3.OperationalError as err:
@@ -173,7 +219,7 @@ class SQLite(Database):
         """
         try:
             with closing(sqlite3.connect(file)) as copy, self._sentences(), self.engine.connect() as conn:
-                _dbapi(conn).backup(copy, pages=4096)
+                driver(conn).backup(copy, pages=4096)
                 copy.execute("PRAGMA journal_mode=DELETE")
         except sqlite3.Error as err:
             raise VaultError(f"the copy {file} cannot be written: {err}") from err
@@ -183,7 +229,7 @@ class SQLite(Database):
         if self.location.file is None:
             return True
         with self._sentences(), self.engine.connect() as conn:
-            cursor = _dbapi(conn).cursor()
+            cursor = driver(conn).cursor()
             cursor.execute(f"PRAGMA busy_timeout={patience_ms}")
             deadline = time.monotonic() + patience_ms / 1000
             try:
@@ -196,8 +242,8 @@ class SQLite(Database):
                 cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
                 cursor.close()
 
-    def _reason(self, err: DBAPIError) -> str:
-        said = str(err.orig)
+    def _reason(self, err: BaseException) -> str:
+        said = str(err)
         for sign, meaning in (
             ("readonly", "cannot be written: it is read-only"),
             ("unable to open", "cannot be opened: check that the folder exists and may be written"),
@@ -209,7 +255,7 @@ class SQLite(Database):
         ):
             if sign in said:
                 return meaning
-        kind = "rejected the data" if isinstance(err, DatabaseError) else "failed"
+        kind = "rejected the data" if isinstance(err, sqlite3.DatabaseError) else "failed"
         return f"{kind}: {said}"
 
 
@@ -237,12 +283,6 @@ def _check(conn: Connection) -> list[str]:
     return [] if found == ["ok"] else found
 
 
-def _dbapi(conn: Connection) -> Any:
-    found = conn.connection.dbapi_connection
-    assert found is not None
-    return found
-
-
 def _engine(file: Path | None, *, as_it_lies: bool = False) -> Engine:
     # An in-memory vault has one connection, checked out by one thread at a time.
     size: dict[str, Any] = (
@@ -258,8 +298,7 @@ def _engine(file: Path | None, *, as_it_lies: bool = False) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(dbapi: Any, _record: Any) -> None:
-        # A damaged text is found by its checksum; that it is no UTF-8 must not spoil the rows beside it.
-        dbapi.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        dbapi.text_factory = any_text
         dbapi.isolation_level = None  # transactions are begun below, explicitly
         cursor = dbapi.cursor()
         if file and not as_it_lies:

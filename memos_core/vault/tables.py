@@ -331,14 +331,13 @@ def _when(row: str) -> str:
     return f"{row}.kind = 'plaintext' AND {row}.state IN ('generated', 'activated')"
 
 
-# SQLite: external-content FTS5 over a view of the live texts. It holds no second copy of them, and triggers keep it.
+# SQLite: external-content FTS5 over a view of the live texts. It holds no second copy of them, and triggers keep it,
+# but for new cubes: an INSERT with a trigger makes FTS5 write a segment of its own for every row (`SQLite.add_texts`).
 # "BEFORE UPDATE" and "AFTER UPDATE" because FTS5 must be told of the old text before the new one.
 FTS5_DDL = (
     f"CREATE VIEW cube_texts AS SELECT seq, text, partition FROM cubes WHERE {LIVE_TEXT}",
     "CREATE VIRTUAL TABLE cube_fts USING fts5(text, partition, content='cube_texts', content_rowid='seq', "
-    "tokenize='porter unicode61 remove_diacritics 2')",
-    f"CREATE TRIGGER cube_fts_insert AFTER INSERT ON cubes WHEN {_when('new')} BEGIN "
-    "INSERT INTO cube_fts(rowid, text, partition) VALUES (new.seq, new.text, new.partition); END",
+    "tokenize='porter unicode61 remove_diacritics 2', columnsize=0)",
     f"CREATE TRIGGER cube_fts_delete AFTER DELETE ON cubes WHEN {_when('old')} BEGIN "
     "INSERT INTO cube_fts(cube_fts, rowid, text, partition) "
     "VALUES ('delete', old.seq, old.text, old.partition); END",
@@ -347,6 +346,10 @@ FTS5_DDL = (
     "VALUES ('delete', old.seq, old.text, old.partition); END",
     f"CREATE TRIGGER cube_fts_after AFTER UPDATE OF text, state ON cubes WHEN {_when('new')} BEGIN "
     "INSERT INTO cube_fts(rowid, text, partition) VALUES (new.seq, new.text, new.partition); END",
+)
+ADD_TEXTS = (
+    "INSERT INTO cube_fts(rowid, text, partition) SELECT seq, text, partition FROM cubes "
+    f"WHERE id IN (SELECT value FROM json_each(?)) AND {LIVE_TEXT}"
 )
 # PostgreSQL: an index on the expression; a text has at most a megabyte of lexemes there.
 TSVECTOR = "to_tsvector('english', left(cubes.text, 200000))"

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from memos_core.cube import ANY_USER, MemCube, Namespace, Scope, State, StructureRegistry
 from memos_core.errors import InvalidArgument, NotFound
 from memos_core.vault import tables as t
 from memos_core.vault.audit import Actor, AuditRecord, LogQuery, broken_chains, read_log
+from memos_core.vault.behaviour import BehaviourTable
 from memos_core.vault.checkpoints import CheckpointTable
 from memos_core.vault.connect import locate, open_database
 from memos_core.vault.database import Location, TextScope
@@ -27,6 +41,7 @@ from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
 from memos_core.vault.rows import CubeDamaged, from_kept, from_row, micros, unpack_namespace
 from memos_core.vault.vectors import VectorTable
+from memos_core.vault.words import forget as forget_words
 from memos_core.vault.writer import BEHAVIOUR, SCRUB, Writer, chunks, with_behaviour
 
 log = logging.getLogger("memos_core.vault")
@@ -65,6 +80,7 @@ class Vault:
         self.checkpoints = CheckpointTable(self.db)
         self.grants = GrantTable(self.db)
         self.items = ItemTable(self.db)
+        self.behaviour = BehaviourTable(self.db)
         self._clearing = threading.Lock()  # one thread at a time rewrites files
 
     @property
@@ -76,6 +92,10 @@ class Vault:
     def close(self) -> None:
         """Close the database. What was acknowledged is on the disk already."""
         self.db.close()
+
+    def forget(self) -> None:
+        """Something was deleted: drop what this process keeps of texts."""
+        forget_words()
 
     # -- write ---------------------------------------------------------------------------------------------
 
@@ -232,15 +252,17 @@ class Vault:
             raise InvalidArgument(f"order must be one of {', '.join(_ORDERS)}, got {order!r}")
         if offset < 0 or (limit is not None and limit < 0):
             raise InvalidArgument(f"limit and offset must be 0 or more, got {limit} and {offset}")
-        query = (
-            with_behaviour()
-            .where(which.where())
-            .order_by(_ORDERS[order], t.cubes.c.id)
-            .limit(limit)
-            .offset(offset)
-        )
+
+        def made(which: CubeFilter) -> Select[Any]:
+            query = with_behaviour().where(which.where()).order_by(_ORDERS[order], t.cubes.c.id)
+            if limit is not None:
+                query = query.limit(bindparam("up_to", type_=Integer()))
+            return query.offset(bindparam("skipped", type_=Integer())) if offset else query
+
+        name = f"find {order} {limit is None} {offset > 0}"
+        values = {"up_to": limit, "skipped": offset}
         with self.db.read() as conn:
-            return list(self._whole(conn.execute(query)))
+            return list(self._whole(self.db.prepared.run(conn, name, which, made, values, alone=True)))
 
     def find_at(self, which: CubeFilter, at: datetime) -> list[MemCube]:
         """The cubes that matched at a past moment, as they were then; what was deleted since is not there."""
@@ -260,7 +282,9 @@ class Vault:
             rows = (
                 row
                 for chunk in chunks(ids)
-                for row in self._looked_up(conn, "get", which, chunk, t.cubes, *BEHAVIOUR)
+                for row in self._looked_up(
+                    conn, "get", which, chunk, t.cubes, *BEHAVIOUR, alone=len(chunk) == len(ids)
+                )
                 if row.id is not None
             )
             if strict:
@@ -286,10 +310,29 @@ class Vault:
             }
 
     def _looked_up(
-        self, conn: Connection, name: str, which: CubeFilter, ids: Sequence[str], *columns: Any
+        self,
+        conn: Connection,
+        name: str,
+        which: CubeFilter,
+        ids: Sequence[str],
+        *columns: Any,
+        alone: bool = False,
     ) -> list[Row[Any]]:
         """What `columns` say of those of `ids` that match, and nothing but NULL of the others: an outer join, so that
         no planner goes through all cubes of a user instead."""
+
+        if len(ids) == 1:
+
+            def one(which: CubeFilter) -> Select[Any]:
+                rows = t.cubes.outerjoin(t.behaviour, t.behaviour.c.cube_id == t.cubes.c.id)
+                given = t.cubes.c.id == bindparam("the_id")
+                return (
+                    select(*columns)
+                    .select_from(rows if len(columns) > 1 else t.cubes)
+                    .where(given, which.where())
+                )
+
+            return self.db.prepared.run(conn, f"{name} one", which, one, {"the_id": ids[0]}, alone=alone)
 
         def made(which: CubeFilter) -> Select[Any]:
             c, given = t.cubes.c, self.db.each("ids")
@@ -298,7 +341,7 @@ class Vault:
                 rows = rows.outerjoin(t.behaviour, t.behaviour.c.cube_id == c.id)
             return select(*columns).select_from(rows)
 
-        return self.db.prepared.run(conn, name, which, made, {"ids": self.db.listed(ids)})
+        return self.db.prepared.run(conn, name, which, made, {"ids": self.db.listed(ids)}, alone=alone)
 
     def overdue(self, at: datetime) -> list[MemCube]:
         """Cubes whose ttl has passed and that are not marked as expired yet; frozen ones do not count."""
@@ -407,7 +450,8 @@ class Vault:
                 owners = list({*owners, *found})
                 if len(owners) >= _MAX_OWNERS:
                     owners = None
-            return self.db.lexical(conn, words, TextScope(scope.tenant, owners, which), limit)
+            within = TextScope(scope.tenant, owners, which, self.db.prepared)
+            return self.db.lexical(conn, words, within, limit)
 
     def narrowed(self, which: CubeFilter) -> CubeFilter:
         """The same filter without `granted` where nothing was granted, as for most users: simpler to search."""
@@ -416,31 +460,10 @@ class Vault:
             return which
         with self.db.read() as conn:
             about = {"tenant": scope.tenant, "user": scope.user, "right": which.granted}
-            some = conn.execute(_ANY_GRANT, about).scalar_one()
+            some = self.db.prepared.execute(conn, _ANY_GRANT, about)[0][0]
         return which if some else replace(which, granted=None)
 
-    # -- behaviour and audit -------------------------------------------------------------------------------
-
-    def record_reads(self, reads: Mapping[str, int], at: datetime, half_life: timedelta) -> None:
-        """Count reads of cubes. `frequency` halves every `half_life` before the new reads are added."""
-        stamp, half = micros(at), half_life / timedelta(microseconds=1)
-        b = t.behaviour.c
-        with self.db.write(derived=True) as conn:
-            for chunk in chunks(sorted(reads)):  # in one order, so that no two processes wait for each other
-                alive = conn.execute(select(t.cubes.c.id).where(t.cubes.c.id.in_(chunk))).scalars()
-                fresh = {"reads": 0, "last_read": stamp, "frequency": 0.0}
-                new = [{"cube_id": id_, **fresh} for id_ in sorted(alive)]
-                if new:
-                    conn.execute(self.db.insert(t.behaviour).on_conflict_do_nothing(), new)
-                stored = select(t.behaviour).where(b.cube_id.in_(chunk)).order_by(b.cube_id).with_for_update()
-                for old in conn.execute(stored).all():
-                    id_, n = old.cube_id, reads[old.cube_id]
-                    frequency = old.frequency * 0.5 ** (max(0, stamp - old.last_read) / half) + n
-                    conn.execute(
-                        update(t.behaviour)
-                        .where(b.cube_id == id_)
-                        .values(reads=old.reads + n, last_read=stamp, frequency=frequency)
-                    )
+    # -- audit -------------------------------------------------------------------------------------------
 
     def log(self, query: LogQuery) -> list[AuditRecord]:
         """Records of the audit log."""

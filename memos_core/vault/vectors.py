@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
+    Integer,
     LargeBinary,
     Select,
     and_,
@@ -27,6 +28,7 @@ from sqlalchemy import (
 
 from memos_core.cube import LIVE, new_id
 from memos_core.vault import tables as t
+from memos_core.vault.among import Among
 from memos_core.vault.audit import hold
 from memos_core.vault.database import Database
 from memos_core.vault.filter import CubeFilter, granted_ids
@@ -47,6 +49,14 @@ _AFTER = (
 # The plus keeps SQLite from an index that knows no order of all users' rows.
 _AFTER_ALL = text(_AFTER.format("+tenant = :tenant"))
 _AFTER_OWN = text(_AFTER.format('tenant = :tenant AND "user" = :user'))
+_BATCH = 500
+_ADD = insert(t.vectors)
+_WAITING = (
+    select(t.cubes.c.id, t.cubes.c.version, t.cubes.c.text)
+    .join(t.index_queue, t.index_queue.c.cube_id == t.cubes.c.id)
+    .order_by(t.cubes.c.seq)
+    .limit(bindparam("up_to", type_=Integer()))
+)
 _QUEUED = text("SELECT count(*) FROM (SELECT 1 FROM index_queue LIMIT 257) AS found")
 
 
@@ -66,6 +76,16 @@ class VectorTable:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        c, q, v, given = t.cubes.c, t.index_queue.c, t.vectors.c, db.each("ids")
+        listed = select(given.c.value)
+        self._owners = select(c.tenant, c.user).where(Among(c.id, listed)).distinct()
+        self._queued = (
+            select(q.cube_id, q.version, c.tenant, c.user)
+            .join(t.cubes, c.id == q.cube_id)
+            .where(Among(q.cube_id, listed))
+        )
+        self._unqueue = delete(t.index_queue).where(Among(q.cube_id, listed))
+        self._remove = delete(t.vectors).where(Among(v.cube_id, listed))
 
     # -- the queue -----------------------------------------------------------------------------------------
 
@@ -73,22 +93,25 @@ class VectorTable:
         """Cubes whose vector is missing or stale, as (id, version, text), oldest first."""
         c, q = t.cubes.c, t.index_queue.c
         with self._db.read() as conn:
-            waiting = conn.execute(_QUEUED).scalar_one()
+            waiting = self._db.prepared.execute(conn, _QUEUED, {})[0][0]
             if not waiting:
                 return []
-            query = select(c.id, c.version, c.text)
-            if which is None:
-                query = query.join(t.index_queue, q.cube_id == c.id)
-            elif waiting <= _SHORT_QUEUE:  # an outer join, so that the queue is gone through, not the cubes
-                mine = and_(c.id == q.cube_id, which.where())
-                query = query.select_from(t.index_queue.outerjoin(t.cubes, mine))
-            else:
+            short = which is not None and waiting <= _SHORT_QUEUE
+
+            def made(which: CubeFilter) -> Select[Any]:
+                query = select(c.id, c.version, c.text)
+                if short:  # an outer join, so that the queue is gone through, not the cubes
+                    mine = and_(c.id == q.cube_id, which.where())
+                    return query.select_from(t.index_queue.outerjoin(t.cubes, mine)).order_by(c.seq)
                 query = query.join(t.index_queue, q.cube_id == c.id).where(which.where())
-            if which is not None and waiting <= _SHORT_QUEUE:
-                rows = [row for row in conn.execute(query.order_by(c.seq)) if row.id is not None][:limit]
+                return query.order_by(c.seq).limit(bindparam("up_to", type_=Integer()))
+
+            if which is None:
+                rows = self._db.prepared.execute(conn, _WAITING, {"up_to": limit})
             else:
-                rows = list(conn.execute(query.order_by(c.seq).limit(limit)))
-            return [(r.id, r.version, r.text) for r in rows]
+                about = {} if short else {"up_to": limit}
+                rows = self._db.prepared.run(conn, f"queued {short}", which, made, about)
+            return [(r.id, r.version, r.text) for r in rows if r.id is not None][:limit]
 
     def put(self, entries: Sequence[tuple[str, int]], vectors: Matrix, embedder: str) -> None:
         """Store vectors and clear the queue. A cube that changed since it was read stays queued.
@@ -96,32 +119,32 @@ class VectorTable:
         Args:
             entries: (id, version) of each row of `vectors` (shape: entries x dims, float32, unit length).
         """
-        q, v, c = t.index_queue.c, t.vectors.c, t.cubes.c
+        run, many = self._db.prepared.execute, self._db.prepared.execute_many
         with self._db.write(derived=True) as conn:
-            owners: dict[str, Any] = {}
-            for i in range(0, len(entries), 500):
-                ids = [id_ for id_, _ in entries[i : i + 500]]
+            for i in range(0, len(entries), _BATCH):
+                part = entries[i : i + _BATCH]
+                ids = {"ids": self._db.listed([id_ for id_, _ in part])}
                 # Their users' memory is locked as by a writer, so that none of them is deleted or embedded elsewhere
                 # before this is stored.
-                whose = select(c.tenant, c.user).where(c.id.in_(ids)).distinct()
-                for whose_memory in sorted((r.tenant, r.user) for r in conn.execute(whose)):
-                    hold(conn, self._db, whose_memory)
-                queued = select(q.cube_id, q.version, c.tenant, c.user).join(t.cubes, c.id == q.cube_id)
-                waiting = queued.where(q.cube_id.in_(ids))
-                owners.update({r.cube_id: r for r in conn.execute(waiting)})
-            rows = []
-            for (id_, version), vector in zip(entries, vectors, strict=True):
-                owner = owners.get(id_)
-                if owner is None or owner.version != version:
-                    continue  # deleted, changed, or embedded by another process meanwhile
-                address = {"cube_id": id_, "tenant": owner.tenant, "user": owner.user}
-                kind = {"version": version, "embedder": embedder, "dims": len(vector), "in_index": False}
-                rows.append({**address, **kind, "vector": np.asarray(vector, np.float32)})
-            for i in range(0, len(rows), 500):
-                done = [row["cube_id"] for row in rows[i : i + 500]]
-                conn.execute(delete(t.index_queue).where(q.cube_id.in_(done)))
-                conn.execute(delete(t.vectors).where(v.cube_id.in_(done)))
-                conn.execute(insert(t.vectors), rows[i : i + 500])
+                for owner in sorted((r.tenant, r.user) for r in run(conn, self._owners, ids)):
+                    hold(conn, self._db, owner)
+                queued = {row.cube_id: row for row in run(conn, self._queued, ids)}
+                rows = []
+                for (id_, version), vector in zip(part, vectors[i : i + _BATCH], strict=True):
+                    row = queued.get(id_)
+                    if row is None or row.version != version:
+                        continue  # deleted, changed, or embedded by another process meanwhile
+                    address = {"cube_id": id_, "tenant": row.tenant, "user": row.user}
+                    kind = {"version": version, "embedder": embedder, "dims": len(vector), "in_index": False}
+                    rows.append({**address, **kind, "vector": self._stored_form(vector)})
+                done = {"ids": self._db.listed([row["cube_id"] for row in rows])}
+                run(conn, self._unqueue, done)
+                run(conn, self._remove, done)
+                many(conn, _ADD, rows)
+
+    def _stored_form(self, vector: Matrix) -> Any:
+        vector = np.ascontiguousarray(vector, "<f4")
+        return vector.tobytes() if self._sqlite else vector
 
     # -- compare -------------------------------------------------------------------------------------------
 
@@ -131,10 +154,11 @@ class VectorTable:
         tenant, user = owner
         about: dict[str, Any] = {"tenant": tenant, "seq": seq, "n": limit}
         with self._db.read() as conn:
+            run = self._db.prepared.execute
             if user is None:
-                rows = conn.execute(_AFTER_ALL, about).all()
+                rows = run(conn, _AFTER_ALL, about)
             else:
-                rows = conn.execute(_AFTER_OWN, {**about, "user": user}).all()
+                rows = run(conn, _AFTER_OWN, {**about, "user": user})
             return [VectorRow(*row) for row in rows]
 
     def size(self, owner: Owner) -> int:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _K1, _B = 1.2, 0.75  # as FTS5
+_SHORT = 1_000  # characters; of shorter texts the stems are kept
 # Porter's measure: consonant and vowel groups. A "y" behind a consonant is a vowel.
 _C, _V = "(?:[^aeiou](?:[^aeiouy])*)", "(?:[aeiouy][aeiou]*)"
 _MEASURED = re.compile(f"^{_C}?{_V}{_C}")
@@ -62,6 +62,16 @@ def stems(text: str) -> list[str]:
     return [stem(word) for word in _WORD.findall(text.lower())]
 
 
+@lru_cache(maxsize=10_000)
+def _kept_stems(text: str) -> list[str]:
+    return stems(text)
+
+
+def forget() -> None:
+    """Drop what is kept of texts: some were deleted."""
+    _kept_stems.cache_clear()
+
+
 @lru_cache(maxsize=50_000)
 def stem(word: str) -> str:
     """Porter's stem of one lower-case word. Words of other alphabets stay as they are."""
@@ -92,18 +102,26 @@ def bm25(
     for word in words:
         for part in stems(word):
             wanted[part] = max(wanted.get(part, 0), (holding or {}).get(word, 0))
-    split = [stems(text) for text in texts]
+    split = [_kept_stems(text) if len(text) <= _SHORT else stems(text) for text in texts]
     mean = sum(map(len, split)) / len(split) if split else 1.0
-    counts = [Counter(w for w in text if w in wanted) for text in split]
-    known = Counter(w for found in counts for w in found)
+    counts: list[dict[str, int]] = []
+    known = dict.fromkeys(wanted, 0)
+    for stemmed in split:
+        found: dict[str, int] = {}
+        for word in stemmed:
+            if word in wanted:
+                found[word] = found.get(word, 0) + 1
+        for word in found:
+            known[word] += 1
+        counts.append(found)
     n = max(total or 0, len(texts), *(holding or {}).values())
     rarity: dict[str, float] = {}
     for word, elsewhere in wanted.items():
         held = min(max(known[word], elsewhere), n)
         rarity[word] = math.log(1 + (n - held + 0.5) / (held + 0.5))
     scores = []
-    for text, found in zip(split, counts, strict=True):
-        norm = _K1 * (1 - _B + _B * len(text) / (mean or 1.0))
+    for stemmed, found in zip(split, counts, strict=True):
+        norm = _K1 * (1 - _B + _B * len(stemmed) / (mean or 1.0))
         scores.append(sum(rarity[w] * f * (_K1 + 1) / (f + norm) for w, f in found.items()))
     return scores
 

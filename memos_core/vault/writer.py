@@ -32,6 +32,7 @@ from memos_core.cube import (
 from memos_core.cube import lifecycle as rules
 from memos_core.errors import AccessDenied, InvalidArgument, VaultError, VersionConflict
 from memos_core.vault import tables as t
+from memos_core.vault.among import Among
 from memos_core.vault.audit import Actor, AuditWriter, Owner
 from memos_core.vault.database import Database
 from memos_core.vault.filter import CubeFilter
@@ -61,6 +62,7 @@ class Writer:
         self.conn = conn
         self._clearance = clearance
         self._db = db
+        self._run, self._run_many = db.prepared.execute, db.prepared.execute_many
         self._structures = structures
         self.at = micros(now())
         self.audit = AuditWriter(conn, db, actor, self.at)
@@ -128,7 +130,8 @@ class Writer:
         found: dict[Address, Any] = {}
         for (tenant, user, namespace), keys in groups.items():
             where = {"at_tenant": tenant, "at_user": user, "at_namespace": namespace}
-            for row in self.conn.execute(_STORED, {**where, "at_keys": keys, "with_ids": ids}):
+            where |= {"at_keys": self._db.listed(keys), "with_ids": self._db.listed(ids)}
+            for row in self._run(self.conn, _stored(self._db), where):
                 found[row.tenant, row.user, row.namespace, row.key] = row
         return found
 
@@ -209,13 +212,13 @@ class Writer:
             ids.add(cube.id)
         if not new:
             return
-        self.conn.execute(_INSERT, [row for _, row in new])
         cubes = [cube for cube, _ in new]
+        self._run_many(self.conn, _INSERT, [row for _, row in new])
+        self._db.add_texts(self.conn, [cube.id for cube in cubes])
         self._store_sources(cubes)
         self._store_labels(cubes)
         queued = [{"cube_id": c.id, "version": c.version} for c in cubes if _is_searched(c)]
-        if queued:
-            self.conn.execute(_QUEUE, queued)
+        self._run_many(self.conn, _QUEUE, queued)
 
     def _replace(self, found: Any, old: MemCube, cube: MemCube) -> MemCube:
         if old.frozen:
@@ -450,14 +453,21 @@ def chunks(items: Iterable[str]) -> Iterator[list[str]]:
 # Built once: building a statement costs more than running it.
 _INSERT = insert(t.cubes)
 _QUEUE = insert(t.index_queue)
-_STORED = with_behaviour().where(
-    or_(
-        and_(
-            t.cubes.c.tenant == bindparam("at_tenant"),
-            t.cubes.c.user == bindparam("at_user"),
-            t.cubes.c.namespace == bindparam("at_namespace"),
-            t.cubes.c.key.in_(bindparam("at_keys", expanding=True)),
-        ),
-        t.cubes.c.id.in_(bindparam("with_ids", expanding=True)),
-    )
-)
+
+
+def _stored(db: Database) -> Select[Any]:
+    """The cubes at some addresses of one namespace, and those with one of some ids."""
+    if type(db) not in _STORED:
+        c = t.cubes.c
+        here = (
+            c.tenant == bindparam("at_tenant"),
+            c.user == bindparam("at_user"),
+            c.namespace == bindparam("at_namespace"),
+        )
+        keys, ids = db.each("at_keys"), db.each("with_ids")
+        there = and_(*here, Among(c.key, select(keys.c.value)))
+        _STORED[type(db)] = with_behaviour().where(or_(there, Among(c.id, select(ids.c.value))))
+    return _STORED[type(db)]
+
+
+_STORED: dict[type[Database], Select[Any]] = {}

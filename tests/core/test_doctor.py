@@ -156,8 +156,8 @@ def test_the_text_index_is_built_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda db: db.execute("DROP TRIGGER cube_fts_insert"),
-        lambda db: db.executescript("DROP TRIGGER cube_fts_insert; DROP TABLE cube_fts"),
+        lambda db: db.execute("DROP TRIGGER cube_fts_after"),
+        lambda db: db.executescript("DROP TRIGGER cube_fts_after; DROP TABLE cube_fts"),
     ],
 )
 def test_triggers_that_are_gone_are_made_again(
@@ -171,8 +171,11 @@ def test_triggers_that_are_gone_are_made_again(
         assert any("schema" in finding for finding in findings(memos))
         assert memos.doctor(repair=True).clean
         assert findings(memos) == []
-        memos.scoped(user="u").write("a heron stands in the shallow water")
+        bird = memos.scoped(user="u").write("a heron stands in the shallow water")
         assert memos.scoped(user="u").search("heron")
+        memos.scoped(user="u").update(bird.id, "an egret stands in the shallow water")
+        assert memos.scoped(user="u").search("egret")
+        assert findings(memos) == []
 
 
 def test_a_damaged_vector_is_made_again(tmp_path: Path) -> None:

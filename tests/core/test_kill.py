@@ -79,8 +79,13 @@ def start(name, quota, statements=None):
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
     if statements:
-        event.listen(Engine, "before_cursor_execute", count)
-        event.listen(Engine, "commit", count)
+        def trace(driver, _):  # SQLite says every statement, those that SQLAlchemy does not see included
+            if hasattr(driver, "set_trace_callback"):
+                driver.set_trace_callback(count)
+        event.listen(Engine, "connect", trace)
+        if url.startswith("postgresql"):
+            event.listen(Engine, "before_cursor_execute", count)
+            event.listen(Engine, "commit", count)
     try:
         work(writing, name, quota)
         os._exit(0)
@@ -110,7 +115,7 @@ def reap(child, wanted):
 for round in range(rounds):
     name = f"w{seed}k{round}"
     if how == "statement":  # the first ones die while they make the vault
-        child, stream = start(name, 10**6, random.randint(1, 30 if round < 5 else 150))
+        child, stream = start(name, 10**6, random.randint(1, 60 if round < 5 else 300))
         tell(stream)
         reap(child, -signal.SIGKILL)
     elif how == "moment":

@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner
 from psycopg.errors import ProgramLimitExceeded
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError
 from support import findings
 
 from memos_core import MemOS
@@ -273,7 +272,7 @@ def test_a_longer_name_of_an_earlier_release_is_no_damage(
 
 
 def test_the_servers_own_limits_are_not_an_unreachable_server() -> None:
-    err = OperationalError("INSERT", {}, ProgramLimitExceeded("index row requires 9040 bytes\nmore"))
+    err = ProgramLimitExceeded("index row requires 9040 bytes\nmore")
     said = Postgres._reason(object.__new__(Postgres), err)
     assert "too long" in said
     assert "reached" not in said
