@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -57,11 +58,12 @@ class Ranking:
 
     def among(self, versions: dict[str, int]) -> dict[str, float]:
         """The cosines of these ids, where the row is not older than the version given."""
-        return {
-            self.ids[i]: float(score)
-            for i, score in enumerate(self.scores)
-            if score > -np.inf and self.versions[i] >= versions.get(self.ids[i], self.versions[i] + 1)
-        }
+        found: dict[str, float] = {}
+        for i, id_ in enumerate(islice(self.ids, len(self.scores))):
+            wanted = versions.get(id_)
+            if wanted is not None and self.versions[i] >= wanted and self.scores[i] > -np.inf:
+                found[id_] = float(self.scores[i])
+        return found
 
 
 class _Scope:
