@@ -58,12 +58,12 @@ class Ranking:
 
     def among(self, versions: dict[str, int]) -> dict[str, float]:
         """The cosines of these ids, where the row is not older than the version given."""
-        found: dict[str, float] = {}
-        for i, id_ in enumerate(islice(self.ids, len(self.scores))):
-            wanted = versions.get(id_)
-            if wanted is not None and self.versions[i] >= wanted and self.scores[i] > -np.inf:
-                found[id_] = float(self.scores[i])
-        return found
+        rows = [i for i, id_ in enumerate(islice(self.ids, len(self.scores))) if id_ in versions]
+        return {
+            self.ids[i]: float(self.scores[i])
+            for i in rows
+            if self.scores[i] > -np.inf and self.versions[i] >= versions[self.ids[i]]
+        }
 
 
 class _Scope:

@@ -19,7 +19,7 @@ from memos_core.vault.filter import CubeFilter
 from memos_core.vault.rows import CubeDamaged, intact, micros, moment, unpack_namespace
 
 log = logging.getLogger("memos_core.vault")
-_FIRST_PAGE, _LAST_PAGE = 64, 16_384  # rows looked through at a time
+_FIRST_PAGE, _LAST_PAGE = 256, 16_384  # rows looked through at a time
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST = micros(datetime.max.replace(tzinfo=UTC))
 _ORDER = (t.cubes.c.updated_at.desc(), t.cubes.c.id.desc())
