@@ -20,12 +20,13 @@ class Items(View):
         Raises:
             VaultError: one of them is damaged.
         """
-        which = self._which(
-            namespace=arguments.names(namespace, "namespace"), exact_namespace=True, states=None
-        )
-        found = self._core.vault.items.at(which, arguments.names(keys, "keys"))
+        found = self._core.vault.items.at(self._exactly(namespace), arguments.names(keys, "keys"))
         self._were_read(found.values())
         return found
+
+    def item_ids(self, namespace: Namespace, keys: Collection[str]) -> list[str]:
+        """The ids of the items with these keys, to delete them: it does not matter whether they are damaged."""
+        return self._core.vault.items.ids_at(self._exactly(namespace), arguments.names(keys, "keys"))
 
     def newest_items(
         self, namespace: Namespace = (), *, not_types: Sequence[str] = (), limit: int, offset: int = 0
@@ -87,6 +88,11 @@ class Items(View):
             gone = writer.delete(over, "expire")
         self._core.forget(gone)
         return len(over)
+
+    def _exactly(self, namespace: Namespace) -> CubeFilter:
+        return self._which(
+            namespace=arguments.names(namespace, "namespace"), exact_namespace=True, states=None
+        )
 
     def _below(self, namespace: Namespace, not_types: Sequence[str]) -> CubeFilter:
         return self._which(

@@ -73,7 +73,13 @@ class ItemTable:
         Raises:
             CubeDamaged: one of them is not what was written.
         """
+        return {row.key: _item(row) for row in self._rows_at(which, keys)}
 
+    def ids_at(self, which: CubeFilter, keys: Collection[str]) -> list[str]:
+        """The ids of the items with these keys, damaged or not."""
+        return [row.id for row in self._rows_at(which, keys)]
+
+    def _rows_at(self, which: CubeFilter, keys: Collection[str]) -> list[Any]:
         def made(which: CubeFilter) -> Select[Any]:
             given, c = self._db.each("keys"), t.cubes.c
             # An outer join: each is looked up, and no planner goes through the namespace instead.
@@ -84,7 +90,7 @@ class ItemTable:
         with self._db.read() as conn:
             values = {"keys": self._db.listed(list(keys))}
             rows = self._db.prepared.run(conn, "items at", which, made, values)
-            return {row.key: _item(row) for row in rows if row.id is not None}
+            return [row for row in rows if row.id is not None]
 
     def newest(self, which: CubeFilter, limit: int, offset: int = 0) -> list[StoredItem]:
         """Items in the order of their last update, newest first."""

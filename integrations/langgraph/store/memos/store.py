@@ -145,7 +145,7 @@ class MemOSStore(BaseStore):
             check(op)
         cubes, gone = self._changes([op for op in every if isinstance(op, PutOp)])
         used: dict[str, StoredItem] = {}
-        got = self._get([op for op in every if isinstance(op, GetOp)])
+        got = self._get(op for op in every if isinstance(op, GetOp))
         results: list[Result] = []
         for op in every:
             if isinstance(op, GetOp):
@@ -164,8 +164,8 @@ class MemOSStore(BaseStore):
                 results.append(None)
         self.memos.prolong(used.values())
         if cubes or gone:
-            doomed = [found.id for found in self._at(gone).values()]
-            self.memos.put(cubes, delete=doomed)
+            doomed = [self.memos.item_ids(namespace, keys) for namespace, keys in _by_namespace(gone)]
+            self.memos.put(cubes, delete=[id_ for ids in doomed for id_ in ids])
         return results
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
@@ -193,18 +193,12 @@ class MemOSStore(BaseStore):
             ttl=None if op.ttl is None else _minutes(op.ttl),
         )
 
-    def _at(self, addresses: Iterable[_Address]) -> dict[_Address, StoredItem]:
-        keys: dict[tuple[str, ...], dict[str, None]] = {}
-        for namespace, key in addresses:
-            keys.setdefault(namespace, {})[key] = None
+    def _get(self, ops: Iterable[GetOp]) -> dict[_Address, StoredItem]:
         return {
             (namespace, key): found
-            for namespace, some in keys.items()
-            for key, found in self.memos.items_at(namespace, list(some)).items()
+            for namespace, keys in _by_namespace((tuple(op.namespace), op.key) for op in ops)
+            for key, found in self.memos.items_at(namespace, keys).items()
         }
-
-    def _get(self, ops: Sequence[GetOp]) -> dict[_Address, StoredItem]:
-        return self._at((tuple(op.namespace), op.key) for op in ops)
 
     def _search(self, op: SearchOp) -> list[tuple[StoredItem, float | None]]:
         """The items of a page, each with its score."""
@@ -375,6 +369,14 @@ def _open(url: str | os.PathLike[str], index: IndexConfig | None, tenant: str, u
 def _own(index: IndexConfig | None) -> IndexConfig | None:
     """What of an index configuration is the store's, not the vault's."""
     return IndexConfig(fields=index.get("fields")) if index else None
+
+
+def _by_namespace(addresses: Iterable[_Address]) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Each namespace with the keys in it, each key once."""
+    keys: dict[tuple[str, ...], dict[str, None]] = {}
+    for namespace, key in addresses:
+        keys.setdefault(namespace, {})[key] = None
+    return [(namespace, list(some)) for namespace, some in keys.items()]
 
 
 def _fields_of(index: IndexConfig | None) -> list[str] | None:
