@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -164,6 +165,35 @@ def test_schemas_that_cannot_be_used(memos: MemOS) -> None:
         with pytest.raises(InvalidArgument):
             MemOSStore(memos, schemas=bad)  # type: ignore[arg-type]
     MemOSStore(memos, schemas={("a",): Taste})
-    other = type("Taste", (BaseModel,), {})
-    with pytest.raises(InvalidArgument, match="Taste"):
-        MemOSStore(memos, schemas={("a",): other})
+    others = [type("Taste", (BaseModel,), {}) for _ in range(2)]
+    MemOSStore(memos, schemas={("a",): others[0]})
+    with pytest.raises(InvalidArgument, match=r"\.Taste' is already"):
+        MemOSStore(memos, schemas={("a",): others[1]})
+
+
+def test_a_model_may_have_the_name_of_one_of_ours(memos: MemOS, vault_url: str) -> None:
+    class Preference(BaseModel):
+        theme: str
+
+    MemOSStore(memos, schemas={("a",): Preference}).put(("a",), "k", {"theme": "dark"})
+    cube = memos.at(("a",), "k")
+    assert cube is not None
+    assert cube.data == Preference(theme="dark")
+    with MemOS.open(vault_url, embedder=None) as again:
+        MemOSStore(again, schemas={("a",): Preference})
+        found = again.at(("a",), "k")
+        assert found is not None
+        assert found.data == Preference(theme="dark")
+
+
+def test_the_code_of_the_documentation_runs(memos: MemOS) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "langgraph.md").read_text()
+    [block] = [
+        found
+        for found in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        if "schemas=" in found
+    ]
+    names: dict[str, Any] = {"memos": memos, "MemOSStore": MemOSStore, "__name__": "docs"}
+    with pytest.raises(SchemaError, match="theme: Input should be a valid string"):
+        exec(compile(block, "langgraph.md", "exec"), names)
+    assert value(names["store"], ("users", "maya", "preferences"), "ui") == {"theme": "dark", "size": 12}

@@ -23,7 +23,8 @@ class Schemas:
             one counts.
 
     Raises:
-        InvalidArgument: a pattern is no tuple of labels, a model no pydantic model, or its name is taken.
+        InvalidArgument: a pattern is no tuple of labels, a model no pydantic model, or both its short and its full name
+            are taken by others.
     """
 
     def __init__(self, memos: MemOS, schemas: Mapping[Pattern, type[BaseModel]] | None) -> None:
@@ -34,7 +35,7 @@ class Schemas:
                 raise InvalidArgument(
                     f'schemas: each namespace must be a tuple like ("users", "*", "preferences"), got {pattern!r}'
                 )
-            memos.register(model)
+            _register(memos, model)
 
     def typed(self, namespace: Pattern, value: dict[str, Any], name: str) -> BaseModel | None:
         """A value as an instance of its namespace's model; None where there is none.
@@ -58,6 +59,16 @@ class Schemas:
             )
         except ValidationError as err:
             raise SchemaError(f"{name} is not a valid {model.__name__}: {validation_message(err)}") from None
+
+
+def _register(memos: MemOS, model: type[BaseModel]) -> None:
+    try:
+        memos.register(model)
+    except InvalidArgument:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise
+        # Its short name is another's: MemOS has a Preference itself.
+        memos.register(model, name=f"{model.__module__}.{model.__qualname__}")
 
 
 def _matches(pattern: Pattern, namespace: Pattern) -> bool:
