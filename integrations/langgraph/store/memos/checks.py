@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from langgraph.store.base import (
@@ -17,6 +18,9 @@ from langgraph.store.base import (
 
 from langgraph.store.memos import filters
 from memos_core.errors import InvalidArgument
+
+_IN_NO_LABEL = re.compile("[\x00-\x1f\ud800-\udfff]")
+_IN_NO_KEY = re.compile("[\x00\ud800-\udfff]")
 
 
 def check(op: Op) -> None:
@@ -73,18 +77,14 @@ def _check_labels(labels: Any) -> None:
     if isinstance(labels, str) or not isinstance(labels, tuple | list):
         raise InvalidNamespaceError(f"A namespace is a tuple of labels, got {labels!r:.80}")
     for label in labels:
-        if isinstance(label, str) and any(ord(ch) < 32 or "\ud800" <= ch <= "\udfff" for ch in label):
+        if isinstance(label, str) and _IN_NO_LABEL.search(label):
             raise InvalidNamespaceError(
                 f"Namespace labels must be valid Unicode without control characters, got {label!r:.80}"
             )
 
 
 def _check_text(value: Any, argument: str) -> None:
-    if (
-        not isinstance(value, str)
-        or not value
-        or any(ch == "\x00" or "\ud800" <= ch <= "\udfff" for ch in value)
-    ):
+    if not isinstance(value, str) or not value or _IN_NO_KEY.search(value):
         raise InvalidArgument(
             f"{argument} must be a non-empty string of valid Unicode without NUL, got {value!r:.80}"
         )
