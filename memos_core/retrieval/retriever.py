@@ -32,7 +32,6 @@ EXACT_BELOW = 1_000_000
 _EMBED_BATCH = 64
 _PAGE = 16  # cubes read at a time
 _POOL = 100  # candidates taken from each side before fusion
-_FEW = 1_000
 _LOOKED_UP = 2_000  # hits that are looked up one by one; then the vault names all that match
 _NEARBY = 4_000  # what Chroma is asked for at most before the vault's vectors are compared instead
 _KEPT_VECTORS = 8_192  # of texts that no index holds
@@ -253,8 +252,8 @@ class Retriever:
     def _matching(self, ranking: Ranking, which: CubeFilter, pool: int) -> dict[str, float]:
         """The best rows of a matrix that match and are up to date."""
         if which.namespace:  # often few of the owner's: then it is quicker to ask for all of them
-            some = self.vault.vectors.versions(which, limit=_FEW + 1)
-            if len(some) <= _FEW:
+            some = self.vault.vectors.versions(which, limit=_LOOKED_UP + 1)
+            if len(some) <= _LOOKED_UP:
                 return _best(ranking.among(some), pool)
         found: dict[str, float] = {}
         looked_up = 0
