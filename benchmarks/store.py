@@ -92,7 +92,7 @@ def _sides(stack: ExitStack, folder: Path, url: str | None, skipped: list[str]) 
     made.append(Side(PEERS[0], InMemoryStore(index=index), lambda: None))
     file, queries = str(folder / "peer.db"), True
     try:
-        peer = stack.enter_context(SqliteStore.from_conn_string(file, index=index))  # type: ignore[arg-type]
+        peer = stack.enter_context(SqliteStore.from_conn_string(file, index=index))
         peer.setup()
     except (AttributeError, sqlite3.OperationalError) as err:
         skipped.append(
