@@ -89,6 +89,7 @@ def draft(
                 governance=Governance(
                     owner=owner,
                     expires_at=_expiry(ttl, moment),
+                    ttl=ttl,
                     priority=priority,
                     sensitivity=names(sensitivity, "sensitivity"),
                 ),
@@ -143,6 +144,7 @@ def redraft(old: MemCube, content: Any, details: Mapping[str, Any], structures: 
                     "expires_at": _expiry(details["ttl"], moment)
                     if "ttl" in details
                     else governance.expires_at,
+                    "ttl": details.get("ttl", governance.ttl),
                 }
             ),
             behaviour=old.header.behaviour,

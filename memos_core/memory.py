@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from math import isfinite
@@ -110,6 +110,7 @@ class Memory(View):
         *,
         expected_version: int | None = None,
         duplicates: DuplicatePolicy | None = None,
+        delete: Sequence[str] = (),
     ) -> list[MemCube]:
         """Store cubes in one transaction, all or none; see `Vault.put`. When this returns, they are on the
         disk, and the next search finds them. A statement that contradicts an earlier one ends its validity.
@@ -117,6 +118,7 @@ class Memory(View):
         Args:
             cubes: from `cube`. expected_version: with one cube, the version it must replace; 0 if none.
             duplicates: what to do with what is known already; None takes the policy of `MemOS.open`.
+            delete: ids of cubes of this scope that go in the same transaction, before the others come; see `delete`.
 
         Raises:
             AccessDenied: a cube's scope is outside this view's, or what it replaces may not be read here.
@@ -135,7 +137,8 @@ class Memory(View):
             raise InvalidArgument(f"duplicates must be a DuplicatePolicy, got {duplicates!r:.80}")
         if expected_version is not None and len(cubes) != 1:
             raise InvalidArgument(f"expected_version is for one cube at a time, got {len(cubes)}")
-        return self._store(cubes, expected_version, duplicates or self._core.duplicates)
+        gone = self._core.vault.matching(self._everything(), distinct_ids(delete)) if delete else ()
+        return self._store(cubes, expected_version, duplicates or self._core.duplicates, delete=gone)
 
     def _store(
         self,
@@ -143,14 +146,16 @@ class Memory(View):
         expected_version: int | None = None,
         duplicates: DuplicatePolicy | None = None,
         replacing: str | None = None,
+        delete: Collection[str] = (),
     ) -> list[MemCube]:
         """Store cubes in one transaction.
 
         Args:
             replacing: with one cube and its expected version, the id of the cube it is to be a version of: asked
                 again here, because it may be gone, or granted no more.
+            delete: what goes before, of this scope.
         """
-        if not cubes:
+        if not cubes and not delete:
             return []
         looks = duplicates is not None and duplicates.looks
         near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
@@ -163,6 +168,7 @@ class Memory(View):
                         f"expected_version={expected_version}, but cube {replacing!r} has version "
                         f"{current.version}; read it again"
                     )
+            gone = writer.delete(delete) if delete else []
             stored: list[MemCube] = []
             # What may touch other cubes goes one by one; the rest together.
             for alone, run in groupby(cubes, key=lambda c: looks or has_slot(c)):
@@ -178,8 +184,9 @@ class Memory(View):
                             cube = settle_contradiction(writer, cube)
                         cube = writer.put(cube, expected_version=expected_version)
                     stored.append(cube)
-        if writer.displaced:
-            self._core.forget(writer.displaced)
+        gone += writer.displaced
+        if gone:
+            self._core.forget(gone)
         self.scheduler.wrote(self._scope, stored)
         return stored
 

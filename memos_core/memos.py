@@ -24,6 +24,7 @@ from memos_core.cube import (
 from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy
 from memos_core.governed import Governed
+from memos_core.items import Items
 from memos_core.memory import NOT_MEMORIES as NOT_MEMORIES
 from memos_core.memory import Memory
 from memos_core.prompt import ChatMessage, check_messages, compose
@@ -54,7 +55,7 @@ class Prompt:
         return tuple((c.id, c.version) for c in (*self.resident, *(hit.cube for hit in self.recalled)))
 
 
-class MemOS(Memory, Versions, Governed):
+class MemOS(Memory, Items, Versions, Governed):
     """Memory for one principal in one scope. Open it once, make narrower views with `scoped`.
 
     A view is cheap, immutable and safe from many threads. All views of one `open` share the vault, its

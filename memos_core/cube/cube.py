@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,10 +37,14 @@ class Descriptive(_Part):
 
 
 class Governance(_Part):
-    """Who owns it, how long it lives, how sensitive it is (paper: governance attributes)."""
+    """Who owns it, how long it lives, how sensitive it is (paper: governance attributes).
+
+    `ttl` is what `expires_at` was made from; who extends the life of what is read needs to know it.
+    """
 
     owner: str = "operator"
     expires_at: datetime | None = None
+    ttl: timedelta | None = None
     priority: int = 0
     sensitivity: tuple[str, ...] = ()
 

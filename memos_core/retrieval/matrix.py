@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -57,10 +58,11 @@ class Ranking:
 
     def among(self, versions: dict[str, int]) -> dict[str, float]:
         """The cosines of these ids, where the row is not older than the version given."""
+        rows = [i for i, id_ in enumerate(islice(self.ids, len(self.scores))) if id_ in versions]
         return {
-            self.ids[i]: float(score)
-            for i, score in enumerate(self.scores)
-            if score > -np.inf and self.versions[i] >= versions.get(self.ids[i], self.versions[i] + 1)
+            self.ids[i]: float(self.scores[i])
+            for i in rows
+            if self.scores[i] > -np.inf and self.versions[i] >= versions[self.ids[i]]
         }
 
 

@@ -168,6 +168,7 @@ def to_row(cube: MemCube, written_at: int, *, stored: bool = False) -> dict[str,
                 "owner": g.owner,
                 "priority": g.priority,
                 "sensitivity": g.sensitivity,
+                **({} if g.ttl is None else {"ttl": g.ttl // timedelta(microseconds=1)}),
             }
         ),
         "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from])
@@ -355,6 +356,7 @@ def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> 
                 Governance,
                 owner=header["owner"],
                 expires_at=moment(row.expires_at) if row.expires_at is not None else None,
+                ttl=timedelta(microseconds=header["ttl"]) if "ttl" in header else None,
                 priority=header["priority"],
                 sensitivity=tuple(header["sensitivity"]),
             ),
@@ -426,3 +428,11 @@ def _storable(text: str) -> str:
             "text holds a lone surrogate, which is not valid Unicode; re-encode it before writing"
         ) from None
     return text
+
+
+def intact(row: Any) -> bool:
+    """Whether a row with all columns of `cubes` is what was written."""
+    try:
+        return bool(row.checksum == _checksum(_sealed(row)))
+    except _NO_CUBE:
+        return False

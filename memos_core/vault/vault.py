@@ -36,6 +36,7 @@ from memos_core.vault.database import Location, TextScope
 from memos_core.vault.erase import REWRITTEN, UNFINISHED, Tombstone, existing, last_tombstone, tombstones
 from memos_core.vault.filter import CubeFilter, granted_ids
 from memos_core.vault.grants import GrantTable
+from memos_core.vault.items import ItemTable
 from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
 from memos_core.vault.rows import CubeDamaged, forget_headers, from_kept, from_row, micros, unpack_namespace
@@ -78,6 +79,7 @@ class Vault:
         self.plans = PlanTable(self.db)
         self.checkpoints = CheckpointTable(self.db)
         self.grants = GrantTable(self.db)
+        self.items = ItemTable(self.db)
         self.behaviour = BehaviourTable(self.db)
         self._clearing = threading.Lock()  # one thread at a time rewrites files
 

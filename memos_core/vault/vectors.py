@@ -170,8 +170,10 @@ class VectorTable:
         with self._db.read() as conn:
             return conn.execute(query).scalar_one()
 
-    def versions(self, which: CubeFilter, ids: Sequence[str] | None = None) -> dict[str, int]:
-        """The cubes that match (of `ids`, where given), with their current versions."""
+    def versions(
+        self, which: CubeFilter, ids: Sequence[str] | None = None, limit: int | None = None
+    ) -> dict[str, int]:
+        """The cubes that match (of `ids`, where given), with their current versions; at most `limit` of them."""
         c = t.cubes.c
 
         def made(which: CubeFilter) -> Select[Any]:
@@ -181,9 +183,14 @@ class VectorTable:
                 given.outerjoin(t.cubes, and_(c.id == given.c.value, which.where()))
             )
 
+        def some(which: CubeFilter) -> Select[Any]:
+            return select(c.id, c.version).where(which.where()).limit(bindparam("up_to", type_=Integer()))
+
         with self._db.read() as conn:
-            if ids is None:
-                rows: Sequence[Any] = list(conn.execute(select(c.id, c.version).where(which.where())).all())
+            if limit is not None:
+                rows: Sequence[Any] = self._db.prepared.run(conn, "some", which, some, {"up_to": limit})
+            elif ids is None:
+                rows = list(conn.execute(select(c.id, c.version).where(which.where())).all())
             else:
                 values = {"ids": self._db.listed(ids)}
                 rows = self._db.prepared.run(conn, "versions", which, made, values)

@@ -205,8 +205,8 @@ def flat(cube: MemCube) -> dict[str, Any]:
     [
         (None, {"tags": ["b"]}, {"descriptive.tags"}),
         (None, {"priority": 9}, {"governance.priority"}),
-        (None, {"ttl": timedelta(days=9)}, {"governance.expires_at"}),
-        (None, {"ttl": None}, {"governance.expires_at"}),
+        (None, {"ttl": timedelta(days=9)}, {"governance.expires_at", "governance.ttl"}),
+        (None, {"ttl": None}, {"governance.expires_at", "governance.ttl"}),
         (None, {"text": "drinks tea"}, {"payload.text"}),
         (None, {"valid_to": None}, {"payload.valid_to"}),
         ({"text": "likes tea", "n": 2}, {}, {"payload.data"}),

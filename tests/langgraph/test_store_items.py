@@ -20,10 +20,12 @@ from langgraph.store.base import (
     SearchOp,
 )
 from langgraph.store.memory import InMemoryStore
+from sqlalchemy import update
 
 from langgraph.store.memos import AsyncMemOSStore, MemOSStore
-from memos_core.errors import InvalidArgument
+from memos_core.errors import InvalidArgument, VaultError
 from memos_core.memos import MemOS
+from memos_core.vault import tables as t
 
 
 @pytest.fixture
@@ -165,16 +167,22 @@ def test_nobody_can_change_what_is_stored(store: MemOSStore) -> None:
     assert store.get(("a",), "k").value["list"] == [1]  # type: ignore[union-attr]
 
 
-def test_ttl_is_for_batches_only(store: MemOSStore) -> None:
-    assert not store.supports_ttl
-    with pytest.raises(NotImplementedError):
-        store.put(("a",), "k", {"n": 1}, ttl=5)
-    store.batch([PutOp(("a",), "k", {"n": 1}, ttl=5)])
-    found = store.memos.at(("a",), "k")
-    assert found is not None
-    governance, descriptive = found.header.governance, found.header.descriptive
-    assert governance.expires_at is not None
-    assert 299 <= (governance.expires_at - descriptive.updated_at).total_seconds() <= 300
+def test_a_damaged_item_is_named_and_spoils_no_other(
+    store: MemOSStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in ("good", "bad"):
+        store.put(("a",), key, {"key": key})
+    with store.memos.vault.db.write() as conn:
+        conn.execute(update(t.cubes).where(t.cubes.c.key == "bad").values(payload='{"data":{"key":"other"}}'))
+    with pytest.raises(VaultError, match=r"'bad'.*damaged"):
+        store.get(("a",), "bad")
+    for found in (store.search(("a",)), store.search(("a",), filter={"key": {"$ne": 1}})):
+        assert keys(found) == ["good"]
+    assert "'bad') is damaged" in caplog.text
+    assert store.get(("a",), "good") is not None
+    store.delete(("a",), "bad")
+    store.put(("a",), "bad", {"key": "again"})
+    assert sorted(keys(store.search(("a",)))) == ["bad", "good"]
 
 
 # -- search without a query -----------------------------------------------------------------------------

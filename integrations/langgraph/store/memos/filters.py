@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 from langgraph.store.base import MatchCondition
@@ -93,12 +94,13 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _number(value: Any) -> float | int | None:
     if isinstance(value, int | float):
-        return value
+        return None if isinstance(value, bool) else value
     if isinstance(value, str):
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
             return None
+        return number if isfinite(number) else None
     return None
 
 

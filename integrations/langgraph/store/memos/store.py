@@ -4,67 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Self
 
 from langgraph.store.base import (
     BaseStore,
     GetOp,
     IndexConfig,
-    InvalidNamespaceError,
-    Item,
     ListNamespacesOp,
     Op,
     PutOp,
     Result,
-    SearchItem,
     SearchOp,
-    validate_op_namespace,
+    TTLConfig,
 )
+from pydantic import BaseModel
 
 from langgraph.store.memos import filters, items
+from langgraph.store.memos import ttl as ttls
+from langgraph.store.memos.checks import check
+from langgraph.store.memos.embed import embedder_of
+from langgraph.store.memos.schemas import Schemas
 from memos_core.cube import MemCube
 from memos_core.errors import InvalidArgument
 from memos_core.memos import NOT_MEMORIES, MemOS
+from memos_core.vault.items import StoredItem
 
-_PAGE = 200
+_Address = tuple[tuple[str, ...], str]
+_Schemas = Mapping[tuple[str, ...], type[BaseModel]]
 
 
 class MemOSStore(BaseStore):
     """LangGraph's store over a MemOS view: an item is a cube of the view's user, with the same namespace and
     key, so what one adapter writes, every other finds. Sync and async methods work on this one class.
 
-    Where the official stores differ from one another, this one does:
-
-    - `search` with a query is the vault's own retrieval, by meaning (where the vault has an embedder) and by
-      words. `score` is the cosine similarity where the item was found by meaning, else the fused score from 0
-      to 1; the order is that of the fused score. Items that the query did not find (`index=False`, nothing in
-      the indexed fields, or no common word in a vault without embedder) follow behind, newest update first,
-      with score None; so paging through the results reaches every item once.
-    - `search` without a query returns the newest update first. See `filters.accepts` for filters.
-    - An empty prefix leaves out conversations and KV records (cubes of the semantic types "message" and
-      "kv"); name their namespace to see them: `search(("messages",))`. `list_namespaces` shows what is below
-      "kv" only if a prefix asks for it.
-    - A cube that another adapter wrote shows its JSON, or `{"text": …}` where it has none.
-    - Values are JSON: what JSON cannot hold is refused. `created_at` stays when an item is put again.
-    - `fields` and `index=[…]` choose the text of an item; it is embedded as one text, not field by field.
-    - TTL: not supported by `put`, because reads do not extend it. A `PutOp` with `ttl` in a batch lives for
-      that many minutes from the write on.
+    What it does where the official stores differ from one another is listed in `docs/langgraph.md`, and checked by
+    `langgraph.store.memos.conformance`.
 
     Args:
         memos: an open view. It stays yours: closing it is up to you.
         index: only `fields` counts here, the paths whose text is searched; None takes the item's own text
             (see `memos_core.cube.text_of`). The embedder is the vault's.
+        ttl: `default_ttl` (minutes), `refresh_on_read` (True if not given), `sweep_interval_minutes`. What has expired
+            is never returned, whatever `omit_expired` says.
+        schemas: pydantic models of namespaces, e.g. `{("users", "*", "preferences"): Preference}`, where "*" is any
+            one label. A value that is no such thing is refused; see `Schemas`.
 
     Raises:
-        InvalidArgument: `memos` is no open MemOS, or `index` brings an embedder.
+        InvalidArgument: `memos` is no open MemOS, `index` brings an embedder, or another argument cannot be used.
     """
 
-    supports_ttl = False
+    supports_ttl = True
 
-    def __init__(self, memos: MemOS, *, index: IndexConfig | None = None) -> None:
+    def __init__(
+        self,
+        memos: MemOS,
+        *,
+        index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        schemas: _Schemas | None = None,
+    ) -> None:
         if not isinstance(memos, MemOS):
             name = type(self).__name__
             raise InvalidArgument(
@@ -76,7 +79,10 @@ class MemOSStore(BaseStore):
             )
         self.memos = memos
         self.index_config = index
-        self._fields = (index or {}).get("fields")
+        self.ttl_config = ttls.check_config(ttl)
+        self._fields = _fields_of(index)
+        self._schemas = Schemas(memos, schemas)
+        self._sweeper = ttls.ThreadSweeper(self._sweep)
 
     @classmethod
     @contextmanager
@@ -85,136 +91,162 @@ class MemOSStore(BaseStore):
         url: str | os.PathLike[str],
         *,
         index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        schemas: _Schemas | None = None,
         tenant: str = "default",
         user: str | None = None,
     ) -> Iterator[Self]:
         """Open a vault as a store, and close it at the end of the `with` block.
 
         Args:
-            url: what `MemOS.open` takes: a folder, a `.db` file, `sqlite:///PATH` or `:memory:`.
-            index: its `embed` is the vault's embedder, see `MemOS.open`; without it, that function's default.
+            url: what `MemOS.open` takes: a folder, a `.db` file, `sqlite:///PATH`, `:memory:` or `postgresql://…`.
+            index: its `embed` is the vault's embedder (see `embedder_of`), without it `MemOS.open`'s default; `dims`
+                is checked; `fields` as for the constructor.
+            ttl, schemas: as for the constructor.
             tenant, user: whose memory.
 
         Raises:
             InvalidArgument, VaultError, VaultNewer: see `MemOS.open`.
         """
-        memos, fields = _open(url, index, tenant, user)
-        with memos:
-            yield cls(memos, index=fields)
+        with (
+            _open(url, index, tenant, user) as memos,
+            cls(memos, index=_own(index), ttl=ttl, schemas=schemas) as store,
+        ):
+            yield store
 
     def setup(self) -> None:
         """Nothing is left to do: opening the vault made its tables. For the official stores' sake."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the sweeper. The view of the constructor stays open."""
+        self._sweeper.stop(None)
+
+    # -- operations ----------------------------------------------------------------------------------------
+
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute operations. Reads see the state before the batch's puts; of several puts to one address the
-        last counts. The puts are one transaction, and so are the deletions.
+        last counts. The puts and deletions are one transaction.
 
         Returns:
             One result for each operation, in order.
 
         Raises:
             InvalidNamespaceError: a namespace that no store takes. Nothing is executed then.
-            InvalidArgument: another argument that cannot be used; the message names it (of a value, its key).
+            InvalidArgument: another argument that cannot be used; the message names it (of a value, its key, and the
+                field that its schema does not accept).
         """
         every = list(ops)
         for op in every:
-            _check(op)
-        cubes, deletions = self._changes([op for op in every if isinstance(op, PutOp)])
+            check(op)
+        cubes, gone = self._changes([op for op in every if isinstance(op, PutOp)])
+        used: dict[str, StoredItem] = {}
+        got = self._get(op for op in every if isinstance(op, GetOp))
         results: list[Result] = []
         for op in every:
             if isinstance(op, GetOp):
-                results.append(self._get(op))
+                found = got.get((tuple(op.namespace), op.key))
+                results.append(items.to_item(found) if found else None)
+                if found and op.refresh_ttl:
+                    used[found.id] = found
             elif isinstance(op, SearchOp):
-                results.append(self._search(op))
+                ranked = self._search(op)
+                results.append([items.to_search_item(item, score) for item, score in ranked])
+                if op.refresh_ttl:
+                    used.update((item.id, item) for item, _ in ranked)
             elif isinstance(op, ListNamespacesOp):
                 results.append(self._namespaces(op))
             else:
                 results.append(None)
-        doomed = [found.id for op in deletions if (found := self.memos.at(op.namespace, op.key))]
-        if doomed:
-            self.memos.delete(doomed)
-        if cubes:
-            self.memos.put(cubes)
+        self.memos.prolong(used.values())
+        if cubes or gone:
+            doomed = [self.memos.item_ids(namespace, keys) for namespace, keys in _by_namespace(gone)]
+            self.memos.put(cubes, delete=[id_ for ids in doomed for id_ in ids])
         return results
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Async form of `batch`: it runs in a worker thread."""
         return await asyncio.to_thread(self.batch, list(ops))
 
-    def _changes(self, ops: list[PutOp]) -> tuple[list[MemCube], list[PutOp]]:
+    def _changes(self, ops: list[PutOp]) -> tuple[list[MemCube], list[_Address]]:
         last = {(tuple(op.namespace), op.key): op for op in ops}
         # In the order of the puts that count: a later one is the newer update.
         effective = [op for op in ops if last[tuple(op.namespace), op.key] is op]
         cubes = [self._cube(op) for op in effective if op.value is not None]
-        return cubes, [op for op in effective if op.value is None]
+        return cubes, [(tuple(op.namespace), op.key) for op in effective if op.value is None]
 
     def _cube(self, op: PutOp) -> MemCube:
         value = items.stored_value(op)
+        typed = self._schemas.typed(tuple(op.namespace), value, items.name_of(op))
+        if typed is not None:
+            value = typed.model_dump(mode="json", round_trip=True)
         return self.memos.cube(
-            value,
+            value if typed is None else typed,
             text=items.searched_text(op, value, self._fields),
             namespace=op.namespace,
             key=op.key,
             semantic_type=items.ITEM,
-            ttl=None if op.ttl is None else timedelta(minutes=op.ttl),
+            ttl=None if op.ttl is None else _minutes(op.ttl),
         )
 
-    def _get(self, op: GetOp) -> Item | None:
-        found = self.memos.at(op.namespace, op.key)
-        return items.to_item(found) if found else None
+    def _get(self, ops: Iterable[GetOp]) -> dict[_Address, StoredItem]:
+        return {
+            (namespace, key): found
+            for namespace, keys in _by_namespace((tuple(op.namespace), op.key) for op in ops)
+            for key, found in self.memos.items_at(namespace, keys).items()
+        }
 
-    def _search(self, op: SearchOp) -> list[SearchItem]:
+    def _search(self, op: SearchOp) -> list[tuple[StoredItem, float | None]]:
+        """The items of a page, each with its score."""
         if op.limit == 0:
             return []
-        end = op.offset + op.limit
-        wanted = op.filter or {}
+        prefix, wanted, end = tuple(op.namespace_prefix), op.filter or {}, op.offset + op.limit
+        hidden = () if prefix else NOT_MEMORIES
+        found: list[tuple[StoredItem, float | None]] = []
+        if op.query and op.query.strip():
+            found = self._ranked(op.query, prefix, hidden, wanted, end)
+        elif not wanted:
+            page = self.memos.newest_items(prefix, not_types=hidden, limit=op.limit, offset=op.offset)
+            return [(item, None) for item in page]
+        if len(found) < end:
+            accept = items.condition(wanted, {item.id for item, _ in found})
+            rest = self.memos.items_like(accept, prefix, not_types=hidden, limit=end - len(found))
+            found += [(item, None) for item in rest]
+        return found[op.offset :]
 
+    def _ranked(
+        self, query: str, prefix: tuple[str, ...], hidden: Sequence[str], wanted: Mapping[str, Any], end: int
+    ) -> list[tuple[StoredItem, float | None]]:
         def accept(cube: MemCube) -> bool:
-            return not wanted or filters.accepts(items.value_of(cube), wanted)
-
-        hidden = () if op.namespace_prefix else NOT_MEMORIES
-        found: list[SearchItem] = []
-        seen: set[str] = set()
-        if op.query:
-            hits = self.memos.search(
-                op.query,
-                k=end,
-                namespace=op.namespace_prefix,
-                not_types=hidden,
-                accept=lambda cube: items.is_searched(cube) and accept(cube),
-                shared=False,  # a store's items are those that `get` finds
-                valid_at=None,
+            return items.is_searched(cube) and (
+                not wanted or filters.accepts(items.value_of(cube.json_data, cube.text), wanted)
             )
-            for hit in hits:
-                score = hit.score if hit.similarity is None else hit.similarity
-                found.append(items.to_search_item(hit.cube, score))
-            seen = {hit.cube.id for hit in hits}
-        for cube in self._newest(op.namespace_prefix, hidden):
-            if len(found) >= end:
-                break
-            if cube.id not in seen and accept(cube):
-                found.append(items.to_search_item(cube))
-                seen.add(cube.id)
-        return found[op.offset : end]
 
-    def _newest(self, prefix: tuple[str, ...], hidden: tuple[str, ...]) -> Iterator[MemCube]:
-        kinds = None if prefix else ("plaintext",)
-        offset = 0
-        while True:
-            page = self.memos.find(
-                namespace=prefix, not_types=hidden, kinds=kinds, order="-updated", limit=_PAGE, offset=offset
-            )
-            yield from page
-            if len(page) < _PAGE:
-                return
-            offset += _PAGE
+        hits = self.memos.search(
+            query,
+            k=end,
+            namespace=prefix,
+            not_types=hidden,
+            accept=accept,
+            shared=False,  # a store's items are those that `get` finds
+            valid_at=None,
+        )
+        return [
+            (items.seen_as_item(hit.cube), hit.score if hit.similarity is None else hit.similarity)
+            for hit in hits
+        ]
 
     def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         conditions = op.match_conditions or ()
-        asked = any(c.match_type == "prefix" and c.path[:1] == ("kv",) for c in conditions)
+        prefixes = [tuple(c.path) for c in conditions if c.match_type == "prefix" and "*" not in c.path]
+        asked = any(path[:1] == ("kv",) for path in prefixes)
         found = [
             namespace
-            for namespace in self.memos.namespaces()
+            for namespace in self.memos.item_namespaces(max(prefixes, key=len, default=()))
             if (asked or namespace[:1] != ("kv",))
             and all(filters.namespace_matches(namespace, c) for c in conditions)
         ]
@@ -222,9 +254,53 @@ class MemOSStore(BaseStore):
             found = sorted({namespace[: op.max_depth] for namespace in found})
         return found[op.offset : op.offset + op.limit]
 
+    # -- items that expire ---------------------------------------------------------------------------------
+
+    def sweep_ttl(self) -> int:
+        """Delete the items whose TTL has passed. (They are not returned any more in any case, and go with the vault's
+        own life cycle too.)
+
+        Returns:
+            How many went.
+        """
+        return self.memos.drop_expired([items.ITEM])
+
+    def _sweep(self) -> int | None:
+        return None if self.memos.closed else self.sweep_ttl()
+
+    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
+        """Sweep now and then, in a daemon thread; without `ttl=` nothing is done, as in the official stores.
+
+        Args:
+            sweep_interval_minutes: None takes the configuration's, else 5.
+
+        Returns:
+            What is done when the sweeper has stopped; cancelling it stops the sweeper.
+        """
+        if not self.ttl_config:
+            future: Future[None] = Future()
+            future.set_result(None)
+            return future
+        return self._sweeper.start(ttls.interval_of(self.ttl_config, sweep_interval_minutes))
+
+    def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
+        """Stop the sweeper.
+
+        Args:
+            timeout: seconds to wait for a sweep that is going on; None: as long as it takes.
+
+        Returns:
+            Whether it has stopped, or was not running.
+        """
+        return self._sweeper.stop(timeout)
+
 
 class AsyncMemOSStore(MemOSStore):
-    """`MemOSStore` under the name that async code looks for; only opening and `setup` differ."""
+    """`MemOSStore` under the name that async code looks for. Opening, `setup` and the TTL methods are coroutines, as
+    in the official async stores; the rest is the same."""
+
+    _task: asyncio.Task[None] | None = None
+    _stop: asyncio.Event
 
     @classmethod
     @asynccontextmanager
@@ -233,63 +309,87 @@ class AsyncMemOSStore(MemOSStore):
         url: str | os.PathLike[str],
         *,
         index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        schemas: _Schemas | None = None,
         tenant: str = "default",
         user: str | None = None,
     ) -> AsyncIterator[Self]:
         """Async form of `MemOSStore.from_conn_string`, for `async with`."""
-        memos, fields = await asyncio.to_thread(_open, url, index, tenant, user)
+        memos = await asyncio.to_thread(_open, url, index, tenant, user)
         try:
-            yield cls(memos, index=fields)
+            async with cls(memos, index=_own(index), ttl=ttl, schemas=schemas) as store:
+                yield store
         finally:
             await asyncio.to_thread(memos.close)
 
     async def setup(self) -> None:  # type: ignore[override]
         """Nothing is left to do; see `MemOSStore.setup`."""
 
+    async def __aenter__(self) -> Self:
+        return self
 
-def _open(
-    url: str | os.PathLike[str], index: IndexConfig | None, tenant: str, user: str | None
-) -> tuple[MemOS, IndexConfig | None]:
-    embed: Any = (index or {}).get("embed")
-    memos = MemOS.open(url, tenant=tenant, user=user, embedder="auto" if embed is None else embed)
-    return memos, IndexConfig(fields=index.get("fields")) if index else None
+    async def __aexit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the sweeper. The view of the constructor stays open."""
+        await self.stop_ttl_sweeper()
 
+    async def sweep_ttl(self) -> int:  # type: ignore[override]
+        """Async form of `MemOSStore.sweep_ttl`."""
+        return await asyncio.to_thread(super().sweep_ttl)
 
-def _check(op: Op) -> None:
-    """Refuse what no operation can be done with.
+    def _sweep(self) -> int | None:
+        return None if self.memos.closed else super().sweep_ttl()
 
-    Raises:
-        InvalidNamespaceError, InvalidArgument: see `MemOSStore.batch`.
-    """
-    for namespace in (getattr(op, "namespace", ()), getattr(op, "namespace_prefix", ())):
-        if isinstance(namespace, str):
-            raise InvalidNamespaceError(f"A namespace is a tuple of labels, got the string {namespace!r}")
-    validate_op_namespace(op)
-    if isinstance(op, PutOp | GetOp):
-        if not isinstance(op.key, str) or not op.key or not _is_text(op.key):
-            raise InvalidArgument(f"key must be a non-empty string of valid Unicode, got {op.key!r}")
-        if isinstance(op, PutOp) and op.value is not None:
-            if not op.namespace:
-                raise InvalidNamespaceError("Namespace cannot be empty.")
-            if op.namespace[0] == "langgraph":
-                raise InvalidNamespaceError(
-                    f'Root label for namespace cannot be "langgraph". Got: {op.namespace}'
-                )
-            if not all(map(_is_text, op.namespace)):
-                raise InvalidNamespaceError(f"Namespace labels must be valid Unicode, got {op.namespace!r}")
-    elif isinstance(op, SearchOp | ListNamespacesOp):
-        if op.limit < 0 or op.offset < 0:
-            raise InvalidArgument(f"limit and offset must be 0 or more, got {op.limit} and {op.offset}")
-        if isinstance(op, SearchOp) and op.filter:
-            filters.check_filter(op.filter)
-        if isinstance(op, ListNamespacesOp):
-            for condition in op.match_conditions or ():
-                filters.check_condition(condition)
-    else:
-        raise InvalidArgument(
-            f"unknown operation {type(op).__name__}; use GetOp, PutOp, SearchOp or ListNamespacesOp"
-        )
+    async def start_ttl_sweeper(  # type: ignore[override]
+        self, sweep_interval_minutes: float | None = None
+    ) -> asyncio.Task[None]:
+        """Async form of `MemOSStore.start_ttl_sweeper`: the sweeper is a task, which is returned."""
+        if not self.ttl_config:
+            return asyncio.create_task(asyncio.sleep(0))
+        if self._task is None or self._task.done() or self._stop.is_set():
+            seconds = ttls.interval_of(self.ttl_config, sweep_interval_minutes)
+            self._stop = asyncio.Event()
+            self._task = asyncio.create_task(ttls.sweep_forever(self._sweep, seconds, self._stop))
+        return self._task
+
+    async def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Async form of `MemOSStore.stop_ttl_sweeper`."""
+        if self._task is None or self._task.done():
+            return True
+        self._stop.set()
+        done, _ = await asyncio.wait([self._task], timeout=timeout)
+        return bool(done)
 
 
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= ch <= "\udfff" for ch in text)
+def _open(url: str | os.PathLike[str], index: IndexConfig | None, tenant: str, user: str | None) -> MemOS:
+    return MemOS.open(url, tenant=tenant, user=user, embedder=embedder_of(index))
+
+
+def _own(index: IndexConfig | None) -> IndexConfig | None:
+    """What of an index configuration is the store's, not the vault's."""
+    return IndexConfig(fields=index.get("fields")) if index else None
+
+
+def _by_namespace(addresses: Iterable[_Address]) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Each namespace with the keys in it, each key once."""
+    keys: dict[tuple[str, ...], dict[str, None]] = {}
+    for namespace, key in addresses:
+        keys.setdefault(namespace, {})[key] = None
+    return [(namespace, list(some)) for namespace, some in keys.items()]
+
+
+def _fields_of(index: IndexConfig | None) -> list[str] | None:
+    fields = (index or {}).get("fields")
+    if fields is not None and (
+        not isinstance(fields, list | tuple) or not all(isinstance(path, str) and path for path in fields)
+    ):
+        raise InvalidArgument(f"index: fields must be a list of paths, or None, got {fields!r:.80}")
+    return None if fields is None else list(fields)
+
+
+def _minutes(number: float) -> timedelta:
+    try:
+        return timedelta(minutes=number)
+    except OverflowError:
+        raise InvalidArgument(f"ttl of {number} minutes is too long, leave it out instead") from None
