@@ -40,7 +40,10 @@ _RENEW = 100  # a read renews a thread's time when one part in so many of it has
 _AT = "thread = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
 _MARKS = ", ".join("?" * 11)
 _ADD = f"INSERT INTO checkpoints (thread, {CHECKPOINT_COLUMNS}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING"
-_ADD_WRITE = f"INSERT INTO checkpoint_writes (thread, {WRITE_COLUMNS}) VALUES ({', '.join('?' * 10)}) ON CONFLICT DO NOTHING"
+_WRITE_MARKS = ", ".join("?" * 10)
+_ADD_WRITE = (
+    f"INSERT INTO checkpoint_writes (thread, {WRITE_COLUMNS}) VALUES ({_WRITE_MARKS}) ON CONFLICT DO NOTHING"
+)
 _C = ", ".join(f"c.{name}" for name in CHECKPOINT_COLUMNS.split(", "))
 _THREAD = "t.tenant, t.thread_id, t.seq, t.generation, t.expires_at"
 _LATEST = (
@@ -144,7 +147,7 @@ class CheckpointTable:
         if checkpoint.parent_id is None or not wanted:
             return {}
         sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE {_AT}"
-        row = self._run(conn, sql, (thread.seq, checkpoint.lane.ns, checkpoint.parent_id)).first()
+        row = self._run.first(conn, sql, (thread.seq, checkpoint.lane.ns, checkpoint.parent_id))
         if row is None:
             return {}
         refs = self._rows.open_checkpoint(thread, row).refs
@@ -231,17 +234,17 @@ class CheckpointTable:
                     self._run(conn, sql, (thread.seq, ns, *some))
                 self._orphan(conn, thread, f"checkpoint_ns = ? AND parent_id IN ({marks})", (ns, *some))
         self._sweep(conn, thread)
-        left = self._run(conn, "SELECT 1 FROM checkpoints WHERE thread = ? LIMIT 1", (thread.seq,)).first()
-        pending = self._run(
+        left = self._run.first(conn, "SELECT 1 FROM checkpoints WHERE thread = ? LIMIT 1", (thread.seq,))
+        pending = self._run.first(
             conn, "SELECT 1 FROM checkpoint_writes WHERE thread = ? LIMIT 1", (thread.seq,)
-        ).first()
+        )
         if left is None and pending is None:
             threads.remove(self._run, conn, [thread.seq])
 
     def _orphan(self, conn: Connection, thread: Thread, where: str, values: Sequence[Any]) -> None:
         """Write checkpoints anew without their parent's id."""
         sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE thread = ? AND {where}"
-        for row in self._run(conn, sql, (thread.seq, *values)).all():
+        for row in list(self._run(conn, sql, (thread.seq, *values))):
             try:
                 opened = self._rows.open_checkpoint(thread, row)
             except VaultError:
@@ -278,7 +281,7 @@ class CheckpointTable:
             held = {id_: threads.hold(self._run, conn, tenant, id_) for id_ in sorted({source, target})}
             there = held[target]
             sql = "SELECT 1 FROM checkpoints WHERE thread = ? LIMIT 1"
-            if there is not None and self._run(conn, sql, (there.seq,)).first() is not None:
+            if there is not None and self._run.first(conn, sql, (there.seq,)) is not None:
                 return False
             origin = held[source]
             if origin is None:
@@ -294,13 +297,13 @@ class CheckpointTable:
 
     def _copy_rows(self, conn: Connection, origin: Thread, into: Thread) -> None:
         sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE thread = ?"
-        for row in self._run(conn, sql, (origin.seq,)).all():
+        for row in list(self._run(conn, sql, (origin.seq,))):
             opened = self._rows.open_checkpoint(origin, row)
             lane = replace(opened.checkpoint.lane, thread_id=into.id)
             copied = self._rows.checkpoint(replace(opened.checkpoint, lane=lane), opened.refs)
             self._run(conn, _ADD, (into.seq, *copied))
         sql = f"SELECT {WRITE_COLUMNS} FROM checkpoint_writes WHERE thread = ?"
-        for row in self._run(conn, sql, (origin.seq,)).all():
+        for row in list(self._run(conn, sql, (origin.seq,))):
             write = self._rows.open_write(origin, row)
             assert isinstance(write.value, Rope)
             made = Made(write.value.kind, write.value.entries, {}, {})
@@ -347,7 +350,7 @@ class CheckpointTable:
             sql += "AND c.checkpoint_id = ?"
             values.append(checkpoint_id)
         with self._db.read() as conn:
-            row = self._run(conn, sql, tuple(values)).first()
+            row = self._run.first(conn, sql, tuple(values))
             if row is None or threads.expired(row[4]):
                 return None
             [found] = self._complete(conn, [row], skip)
@@ -385,7 +388,7 @@ class CheckpointTable:
             size = page if left is None or accept is not None else min(page, left)
             page = min(2 * page, _PAGES[1])
             with self._db.read() as conn:
-                rows = self._run(conn, *_listing(wanted, after, size)).all()
+                rows = list(self._run(conn, *_listing(wanted, after, size)))
                 found = self._complete(conn, rows, skip, accept, left)
             if found:
                 yield found

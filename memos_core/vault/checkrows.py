@@ -184,7 +184,7 @@ class Rows:
         Raises:
             VaultError: it is damaged, or not sealed as it should be.
         """
-        ns, checkpoint_id, task_id, idx, task_path, channel, kind, value, digest = row
+        _, checkpoint_id, task_id, idx, task_path, channel, kind, value, digest = row
         what = f"a write to channel {channel!r} of checkpoint {checkpoint_id}"
         place = _write_place(thread.tenant, thread.id, row[:6])
         try:

@@ -6,8 +6,9 @@ Encrypted rows are left out: without their key nothing can be said about them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Table, func, select
 
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
@@ -43,8 +44,14 @@ def _strays(db: Database) -> Iterator[Problem]:
         with db.read() as conn:
             n = conn.execute(select(func.count()).select_from(table).where(lost)).scalar_one()
         if n:
-            fix: Fix = lambda conn, gone=table.delete().where(lost): conn.execute(gone) and None  # type: ignore[misc]
-            yield Problem("orphan", f"{n} rows of {table.name} belong to no thread", fix)
+            yield Problem("orphan", f"{n} rows of {table.name} belong to no thread", _delete(table, lost))
+
+
+def _delete(table: Table, lost: Any) -> Fix:
+    def fix(conn: Connection) -> None:
+        conn.execute(table.delete().where(lost))
+
+    return fix
 
 
 class _Check:
@@ -59,7 +66,7 @@ class _Check:
         """What is wrong."""
         for table in ("checkpoints", "checkpoint_writes"):
             sql = f"SELECT 1 FROM {table} WHERE thread = ? AND type = ? LIMIT 1"
-            if self._run(self._conn, sql, (self._thread.seq, SEALED)).first() is not None:
+            if self._run.first(self._conn, sql, (self._thread.seq, SEALED)) is not None:
                 return
         wrong: list[Problem] = []
         used: dict[str, Sequence[Entry]] = {}
@@ -155,7 +162,7 @@ class _Check:
             "c.checkpoint_id > w.checkpoint_id)"
         )
         count = f"SELECT count(*) FROM checkpoint_writes w WHERE {lost}"
-        n = self._run(self._conn, count, (self._thread.seq,)).scalar_one()
+        n = self._run.first(self._conn, count, (self._thread.seq,))[0]
 
         def fix(conn: Connection) -> None:
             self._run(conn, f"DELETE FROM checkpoint_writes AS w WHERE {lost}", (self._thread.seq,))

@@ -331,7 +331,7 @@ class _Walk:
             return self._within(pos + fixed, limit), None, "s"
         if first < 0xA0:
             return self._container(pos, pos + 1, (first & 15) * (2 if first < 0x90 else 1), limit, depth)
-        size, what = _LENGTH[first] if first in _LENGTH else (0, "")
+        size, what = _LENGTH.get(first, (0, ""))
         if not size:
             raise ValueError("no msgpack")
         start = pos + 1 + size

@@ -1,17 +1,19 @@
 """The blobs of checkpoints in the database: what a thread has already, what it lacks, and what nothing refers to.
 
-Every writer of a thread holds its row, so that a blob that was seen there is not swept away before the transaction ends.
+Every writer of a thread holds its row, so that a blob that was seen there is not swept away before it is done.
 """
 
 from __future__ import annotations
 
 import builtins
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from memos_core.errors import VaultError
 from memos_core.vault.chunking import Blobs, Damaged, Entry, Made, Ref, children
@@ -25,22 +27,44 @@ _KNOWN_BLOBS = 50_000
 
 
 class Raw:
-    """Runs SQL that is written out: to build a statement takes longer than SQLite takes to run it. `?` is a value."""
+    """Runs SQL that is written out: to build a statement, and on SQLite to describe its result, takes longer than to
+    run it. `?` is a value.
+
+    Args:
+        dialect: "sqlite" or "postgresql".
+    """
 
     def __init__(self, dialect: str) -> None:
-        self._percent = dialect == "postgresql"
+        self._server = dialect == "postgresql"
         self._made: dict[str, str] = {}
 
     def __call__(self, conn: Connection, sql: str, values: Any = ()) -> Any:
-        """The result of one statement; of one for each of a list of tuples, where that is given."""
-        if self._percent:
-            sql = self._made.get(sql) or self._made.setdefault(sql, sql.replace("?", "%s"))
-        return conn.exec_driver_sql(sql, values)
+        """What one statement gives: rows to go through, and `rowcount`.
+
+        Args:
+            values: a tuple; a list of tuples runs it once for each.
+        """
+        if self._server:
+            made = self._made.get(sql) or self._made.setdefault(sql, sql.replace("?", "%s"))
+            return conn.exec_driver_sql(made, values)
+        if not conn.in_transaction():
+            conn.begin()
+        cursor = conn.connection.cursor()
+        try:
+            return (
+                cursor.executemany(sql, values) if isinstance(values, list) else cursor.execute(sql, values)
+            )
+        except sqlite3.Error as err:
+            raise DBAPIError.instance(sql, None, err, sqlite3.Error) from err
+
+    def first(self, conn: Connection, sql: str, values: Any = ()) -> Any:
+        """The first row of what a statement gives, or None."""
+        return self(conn, sql, values).fetchone()
 
     @property
     def lock(self) -> str:
         """What a SELECT ends with to keep others from writing the row. On SQLite a writer is alone."""
-        return " FOR UPDATE" if self._percent else ""
+        return " FOR UPDATE" if self._server else ""
 
 
 def batches(items: Iterable[Any], size: int = _MANY) -> Iterator[tuple[str, list[Any]]]:
@@ -293,12 +317,14 @@ class ChunkStore:
     def copy(self, conn: Connection, source: Thread, target: Thread) -> None:
         """Give a thread the blobs of another."""
         if not self._seal.sealed:
-            sql = "INSERT INTO checkpoint_chunks (thread, hash, data) SELECT ?, hash, data FROM checkpoint_chunks WHERE thread = ?"
-            self._run(conn, sql, (target.seq, source.seq))
+            every = "SELECT ?, hash, data FROM checkpoint_chunks WHERE thread = ?"
+            self._run(
+                conn, f"INSERT INTO checkpoint_chunks (thread, hash, data) {every}", (target.seq, source.seq)
+            )
             return
-        found = self._run(
-            conn, "SELECT hash, data FROM checkpoint_chunks WHERE thread = ?", (source.seq,)
-        ).all()
+        found = list(
+            self._run(conn, "SELECT hash, data FROM checkpoint_chunks WHERE thread = ?", (source.seq,))
+        )
         rows = [
             (
                 target.seq,

@@ -19,7 +19,7 @@ _MAKE = "INSERT INTO threads (tenant, thread_id, generation) VALUES (?, ?, 0) ON
 
 def find(run: Raw, conn: Connection, tenant: str, id_: str) -> Thread | None:
     """A thread, if it is there and has not expired."""
-    row = run(conn, _FIND, (tenant, id_)).first()
+    row = run.first(conn, _FIND, (tenant, id_))
     if row is None or expired(row[2]):
         return None
     return Thread(tenant, id_, *row)
@@ -36,10 +36,10 @@ def hold(run: Raw, conn: Connection, tenant: str, id_: str, *, make: bool = Fals
     Args:
         make: make it where it is not there.
     """
-    row = run(conn, _FIND + run.lock, (tenant, id_)).first()
+    row = run.first(conn, _FIND + run.lock, (tenant, id_))
     if row is None and make:
         run(conn, _MAKE, (tenant, id_))
-        row = run(conn, _FIND + run.lock, (tenant, id_)).first()
+        row = run.first(conn, _FIND + run.lock, (tenant, id_))
     if row is None:
         return None
     thread = Thread(tenant, id_, *row)
@@ -84,5 +84,5 @@ def overdue(run: Raw, conn: Connection) -> list[int]:
 def any_overdue(run: Raw, conn: Connection) -> bool:
     """Whether the time of a thread has passed."""
     return (
-        run(conn, "SELECT 1 FROM threads WHERE expires_at <= ? LIMIT 1", (micros(now()),)).first() is not None
+        run.first(conn, "SELECT 1 FROM threads WHERE expires_at <= ? LIMIT 1", (micros(now()),)) is not None
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -155,7 +157,12 @@ class Codec:
             raise VaultError(f"{where} is damaged: it holds a {type(found).__name__} instead of a checkpoint")
         return found
 
-    def to_tuple(self, stored: StoredCheckpoint, pins: Pins) -> CheckpointTuple:
+    def to_tuples(self, page: Sequence[StoredCheckpoint], pins: Pins) -> list[CheckpointTuple]:
+        """Stored checkpoints as LangGraph wants them; see `_to_tuple`."""
+        with _collected_once():
+            return [self._to_tuple(stored, pins) for stored in page]
+
+    def _to_tuple(self, stored: StoredCheckpoint, pins: Pins) -> CheckpointTuple:
         """A stored checkpoint as LangGraph wants it.
 
         Raises:
@@ -174,6 +181,20 @@ class Codec:
             parent_config=config_of(lane.thread_id, lane.ns, stored.parent_id) if stored.parent_id else None,
             pending_writes=writes,
         )
+
+
+@contextmanager
+def _collected_once() -> Iterator[None]:
+    """Many messages made at once set off the garbage collector many times, which takes most of the time and finds
+    nothing. So it looks at them once, afterwards."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _unreadable(what: str, err: Exception) -> VaultError:

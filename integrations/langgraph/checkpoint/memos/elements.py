@@ -1,6 +1,6 @@
 """Lists of messages, fast: a message that was serialized or read before is not serialized or read again.
 
-What is remembered never leaves: a message that is handed out is always a copy, which shares nothing that can be changed.
+What is remembered never leaves: a message that is handed out is always a copy, which shares nothing that can change.
 What is remembered of a message on its way in is found by its content, not by the object, so that a message that was
 changed in place is another one.
 """

@@ -173,7 +173,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
         known = self._codec
         pins = known.elements.pins()
         found = self._table.get(lane, id_, skip=pins.skip, renew=self.read_ttl)
-        return known.to_tuple(found, pins) if found else None
+        return known.to_tuples([found], pins)[0] if found else None
 
     def _note_address(self, lane: Lane, id_: str | None) -> None:
         if self._alone and not lane.ns:
@@ -201,8 +201,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
         known = self._codec
         pins = known.elements.pins()
         for page in self._pages(config, filter, before, limit, pins):
-            for stored in page:
-                yield known.to_tuple(stored, pins)
+            yield from known.to_tuples(page, pins)
 
     def _pages(
         self,
@@ -403,7 +402,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
 
         def next_page() -> builtins.list[CheckpointTuple] | None:
             page = next(pages, None)
-            return None if page is None else [known.to_tuple(stored, pins) for stored in page]
+            return None if page is None else known.to_tuples(page, pins)
 
         while (page := await asyncio.to_thread(next_page)) is not None:
             for found in page:
