@@ -24,6 +24,7 @@ _MANY = 256
 _CACHE_BYTES = 8 << 20  # of each half
 _KNOWN_THREADS = 256
 _KNOWN_BLOBS = 50_000
+_FEW = 8
 
 
 class Raw:
@@ -209,8 +210,8 @@ class ChunkStore:
         self, conn: Connection, thread: Thread, known: set[Ref], refs: Iterable[Ref], new: Blobs
     ) -> list[Ref]:
         unknown = [ref for ref in refs if ref not in known and ref not in new]
-        if not unknown:
-            return []
+        if len(unknown) <= _FEW:
+            return unknown  # to ask costs more than to store what may be there
         there: set[bytes] = set()
         for marks, some in batches(unknown):
             sql = f"SELECT hash FROM checkpoint_chunks WHERE thread = ? AND hash IN ({marks})"
@@ -261,6 +262,7 @@ class ChunkStore:
                     if type(held) is list:
                         below += held
             frontier = below
+        self._known_of(thread).update(found)
         return found
 
     def opened(self, thread: Thread, ref: Ref, data: bytes) -> bytes:

@@ -83,13 +83,31 @@ class _Memory(dict[Any, Any]):
 
 
 class Known:
-    """A message that was read: `make` gives a new copy, `data` is what it is stored as."""
+    """A message that was read: `make` gives a new one each time, `data` is what it is stored as.
+
+    Raises:
+        Exception: what the serializer raises.
+    """
 
     __slots__ = ("data", "make")
 
-    def __init__(self, make: Callable[[], Any], data: bytes) -> None:
-        self.make = make
+    def __init__(self, data: bytes, serde: SerializerProtocol) -> None:
         self.data = data
+        read = partial(serde.loads_typed, ("msgpack", data))
+        first = [read()]
+
+        def make() -> Any:
+            try:
+                return first.pop()  # only once, whoever comes first
+            except IndexError:
+                message = read()
+            try:
+                self.make = _copies(message)
+            except _NotPlain:
+                self.make = read
+            return self.make()
+
+        self.make: Callable[[], Any] = make
 
 
 class Pins:
@@ -141,23 +159,26 @@ class Elements:
         if not self.fast or type(value) is not list or not value:
             return None
         elements: list[Element] = []
+        dumped, pack = self._dumped, ormsgpack.packb
         for message in value:
-            if type(message) not in _MESSAGES:
+            kind = type(message)
+            if kind not in _MESSAGES:
                 return None
-            element = self._element(message)
-            if element is None:
-                return None
-            elements.append(element)
+            try:
+                key = (kind, pack((message.__dict__, message.__pydantic_extra__), option=_PLAIN))
+                kept = dumped[key]
+            except (ormsgpack.MsgpackEncodeError, RecursionError):
+                key = kept = None
+            if kept is None:
+                element = self._new_element(key, message)
+                if element is None:
+                    return None
+                elements.append(element)
+            else:
+                elements.append(kept[0])
         return self._cutter.array(elements)
 
-    def _element(self, message: Any) -> Element | None:
-        kind = type(message)
-        try:
-            key = (kind, ormsgpack.packb((message.__dict__, message.__pydantic_extra__), option=_PLAIN))
-        except (ormsgpack.MsgpackEncodeError, RecursionError):
-            key = None
-        if key is not None and (kept := self._dumped[key]) is not None:
-            return kept[0]  # type: ignore[no-any-return]
+    def _new_element(self, key: tuple[type, bytes] | None, message: Any) -> Element | None:
         _, data = self._serde.dumps_typed(message)
         if len(data) < LARGE:
             return None
@@ -224,11 +245,7 @@ class Elements:
         data = Rope("msgpack", [ref], rope.blobs, rope.what).bytes()
         if not _typed(data, len(data)):
             return None
-        message = self._serde.loads_typed(("msgpack", data))
-        try:
-            known = Known(_copies(message), data)
-        except _NotPlain:
-            return Known(partial(self._serde.loads_typed, ("msgpack", data)), data)
+        known = Known(data, self._serde)
         self._read.keep(ref, known, 1000 + 2 * len(data))
         return known
 
