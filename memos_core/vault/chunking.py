@@ -10,9 +10,11 @@ put in at the front does not move the cuts behind it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
 
 Typed = tuple[str, bytes]  # what a serializer makes of a value: (type, bytes)
 
@@ -22,11 +24,9 @@ _WHOLE = 2048  # a run of bytes up to this size is one leaf
 _LONGEST = 128  # entries of a node
 _DEPTH = 60  # containers in containers; what lies deeper is not looked into
 _LEAF, _NODE = b"\x00", b"\x01"
-# Bytes decide where a run is cut: after a pair that is rare in text and in numbers.
-_RUN = re.compile(
-    rb"(?s).{1024,4095}?(?:[\x01\x0a\x0c\x15*?J_gjkvz\x8a\x95\xab\xc1\xd5\xea\xf7]"
-    rb"[\x00\x05%5EUeu\x85\x95\xa5\xb5\xc5\xd5\xe5\xf5])|.{1,4096}"
-)
+# A run of bytes is cut behind every window of 32 bytes whose hash is rare: one in 1,024.
+_RARE, _SHORTEST, _LONGEST_LEAF = np.uint32(1 << 22), 256, 8192
+_HASHES = np.frombuffer(b"".join(blake2b(bytes((i,)), digest_size=4).digest() for i in range(256)), "<u4")
 
 
 class Ref(bytes):
@@ -225,7 +225,7 @@ class Cutter:
     def _run(self, data: bytes, blobs: Blobs) -> list[Entry]:
         if len(data) <= _WHOLE:
             return [self.leaf(data, blobs)]
-        return [self.leaf(found.group(), blobs) for found in _RUN.finditer(data)]
+        return [self.leaf(part, blobs) for part in _runs(data)]
 
     def _add(self, blob: bytes, blobs: Blobs) -> Ref:
         ref = self._name(blob)
@@ -264,6 +264,21 @@ class Cutter:
                 for group in groups
             ]
         return head + entries
+
+
+def _runs(data: bytes) -> Iterator[bytes]:
+    """A run of bytes in parts. Where one ends depends on the bytes before it, and not on where they stand."""
+    hashes = _HASHES[np.frombuffer(data, np.uint8)]
+    for step in (1, 2, 4, 8, 16):  # then each is that of the 32 bytes that end there
+        hashes[step:] += hashes[:-step] << np.uint32(step)
+    start = 0
+    for end in [*(np.flatnonzero(hashes < _RARE) + 1).tolist(), len(data)]:
+        while end - start > _LONGEST_LEAF:
+            yield data[start : start + _LONGEST_LEAF]
+            start += _LONGEST_LEAF
+        if end - start >= _SHORTEST or (end == len(data) and end > start):
+            yield data[start:end]
+            start = end
 
 
 # -- msgpack, as far as one must know it to find its parts -----------------------------------------------------
