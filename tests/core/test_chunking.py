@@ -132,7 +132,9 @@ def test_equal_elements_are_one_part() -> None:
 
 
 def test_elements_that_were_cut_before_are_cut_alike() -> None:
-    packed = [ormsgpack.packb(ormsgpack.Ext(5, ormsgpack.packb({"c": text(i, 500), "i": i}))) for i in range(100)]
+    packed = [
+        ormsgpack.packb(ormsgpack.Ext(5, ormsgpack.packb({"c": text(i, 500), "i": i}))) for i in range(100)
+    ]
     array = b"\xdc\x00\x64" + b"".join(packed)
     made, again = CUTTER.cut(("msgpack", array)), CUTTER.array([CUTTER.element(data) for data in packed])
     assert again.entries == made.entries

@@ -89,9 +89,7 @@ DERIVED = {
         "DELETE FROM checkpoints WHERE checkpoint_id = '1'",
         "DELETE FROM checkpoint_writes WHERE checkpoint_id = '1'",
     ),
-    "writes of a checkpoint that is gone": (
-        "DELETE FROM checkpoints WHERE checkpoint_id = '1'",
-    ),
+    "writes of a checkpoint that is gone": ("DELETE FROM checkpoints WHERE checkpoint_id = '1'",),
     "a session whose plan is gone": (
         "INSERT INTO session_plans (tenant, \"user\", agent, session, plan_id) VALUES ('t', 'u', 'a', 's', 'p')",
     ),

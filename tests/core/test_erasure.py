@@ -163,9 +163,7 @@ def put_thread(memos: MemOS, tenant: str, thread: str, text: str, metadata: dict
     said: Typed = ("json", text.encode())
     user = metadata.get("user_id")
     owner = user if isinstance(user, str) else None
-    stored = StoredCheckpoint(
-        lane, "1", None, body, json.dumps(metadata), {"messages": said}, user_id=owner
-    )
+    stored = StoredCheckpoint(lane, "1", None, body, json.dumps(metadata), {"messages": said}, user_id=owner)
     memos.vault.checkpoints.put(stored, {"messages": "1"})
     memos.vault.checkpoints.put_writes(
         lane, "1", [StoredWrite("t", "", 0, "messages", ("json", text.encode()))]

@@ -142,13 +142,17 @@ def test_branches_that_count_alike_keep_their_own_values(saver: MemOSSaver, make
 def test_deleting_leaves_nothing_behind(saver: MemOSSaver, make: Make) -> None:
     for thread_id in ("1", "2"):
         config = store(saver, thread(thread_id), make(a="a" * 200), run_id="run-1")
-        store(saver, {"configurable": {**config["configurable"], "checkpoint_ns": "sub:1"}}, make(a="b" * 200))
+        store(
+            saver, {"configurable": {**config["configurable"], "checkpoint_ns": "sub:1"}}, make(a="b" * 200)
+        )
         saver.put_writes(config, [("c", "c" * 200)], "task")
     assert rows(saver.memos) == [4, 6, 2]
     saver.delete_thread("1")
     assert rows(saver.memos) == [2, 3, 1]
     child = store(
-        saver, thread("2", checkpoint_id=config["configurable"]["checkpoint_id"]), make({"a": "2"}, a="d" * 200)
+        saver,
+        thread("2", checkpoint_id=config["configurable"]["checkpoint_id"]),
+        make({"a": "2"}, a="d" * 200),
     )
     saver.delete_for_runs(["run-1", "run-2"])
     assert rows(saver.memos) == [2, 2, 0]
