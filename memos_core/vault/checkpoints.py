@@ -15,6 +15,7 @@ from memos_core.errors import VaultError, VersionConflict
 from memos_core.vault import threads
 from memos_core.vault.checkrows import (
     CHECKPOINT_COLUMNS,
+    LATE_WRITES,
     WRITE_COLUMNS,
     Bone,
     Lane,
@@ -122,7 +123,7 @@ class CheckpointTable:
             if not self._run(conn, _ADD, (thread.seq, *row)).rowcount:
                 self._run(conn, f"DELETE FROM checkpoints WHERE {_AT}", (thread.seq, *row[:2]))
                 self._run(conn, _ADD, (thread.seq, *row))
-                self._sweep(conn, thread)
+                self.sweep(conn, thread)
                 new = {}
             if ttl is not None:
                 threads.keep_for(self._run, conn, thread, ttl)
@@ -192,7 +193,7 @@ class CheckpointTable:
                     stored.append(made)
             new = self._chunks.add(conn, thread, stored)
             if replaced:
-                self._sweep(conn, thread)
+                self.sweep(conn, thread)
                 new = {}
             if ttl is not None:
                 threads.keep_for(self._run, conn, thread, ttl)
@@ -233,7 +234,8 @@ class CheckpointTable:
                     sql = f"DELETE FROM {table} WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id IN ({marks})"
                     self._run(conn, sql, (thread.seq, ns, *some))
                 self._orphan(conn, thread, f"checkpoint_ns = ? AND parent_id IN ({marks})", (ns, *some))
-        self._sweep(conn, thread)
+        self._run(conn, f"DELETE FROM checkpoint_writes AS w WHERE {LATE_WRITES}", (thread.seq,))
+        self.sweep(conn, thread)
         left = self._run.first(conn, "SELECT 1 FROM checkpoints WHERE thread = ? LIMIT 1", (thread.seq,))
         pending = self._run.first(
             conn, "SELECT 1 FROM checkpoint_writes WHERE thread = ? LIMIT 1", (thread.seq,)
@@ -253,8 +255,12 @@ class CheckpointTable:
             self._run(conn, f"DELETE FROM checkpoints WHERE {_AT}", (thread.seq, *row[:2]))
             self._run(conn, _ADD, (thread.seq, *alone))
 
-    def _sweep(self, conn: Connection, thread: Thread) -> None:
-        """Delete the blobs of a thread that none of its rows needs; none while one of these cannot be read."""
+    def sweep(self, conn: Connection, thread: Thread) -> None:
+        """Delete the blobs of a thread that none of its rows needs; none while one of these cannot be read.
+
+        Args:
+            thread: held by this transaction.
+        """
         try:
             self._chunks.sweep(conn, thread, list(self._used(conn, thread)))
         except VaultError:

@@ -16,6 +16,14 @@ CHECKPOINT_COLUMNS = (
 )
 WRITE_COLUMNS = "checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, value, digest"
 
+# Pending writes of a thread whose checkpoint is gone. They may come before it, but not after a later one.
+LATE_WRITES = (
+    "thread = ? AND NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread = w.thread AND "
+    "c.checkpoint_ns = w.checkpoint_ns AND c.checkpoint_id = w.checkpoint_id) AND EXISTS (SELECT 1 FROM "
+    "checkpoints c WHERE c.thread = w.thread AND c.checkpoint_ns = w.checkpoint_ns AND "
+    "c.checkpoint_id > w.checkpoint_id)"
+)
+
 Value = Typed | Made | Rope  # a value on its way in, in one piece or cut, or on its way out
 
 
@@ -155,7 +163,7 @@ class Rows:
             elif self._seal.check(place, pack(kind, body, refs, metadata)) != bytes(digest):
                 raise Damaged("the checksum does not match")
             found = _slots(bytes(refs))
-        except (Damaged, ValueError, IndexError) as err:
+        except (Damaged, ValueError, IndexError, TypeError) as err:
             raise _damaged(thread, what, err) from None
         lane = Lane(thread.tenant, thread.id, ns)
         stored = StoredCheckpoint(
@@ -194,7 +202,7 @@ class Rows:
             elif self._seal.check(place, pack(kind, value)) != bytes(digest):
                 raise Damaged("the checksum does not match")
             rope = Rope(kind, read_entries(bytes(value)), what=what)
-        except (Damaged, ValueError) as err:
+        except (Damaged, ValueError, TypeError) as err:
             raise _damaged(thread, what, err) from None
         return StoredWrite(task_id, task_path, idx, channel, rope)
 

@@ -12,8 +12,10 @@ from sqlalchemy import Connection, Table, func, select
 
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
+from memos_core.vault import threads
 from memos_core.vault.check import Fix, Problem, guarded
-from memos_core.vault.checkrows import CHECKPOINT_COLUMNS, WRITE_COLUMNS, Rows
+from memos_core.vault.checkpoints import CheckpointTable
+from memos_core.vault.checkrows import CHECKPOINT_COLUMNS, LATE_WRITES, WRITE_COLUMNS, Rows
 from memos_core.vault.chunking import Damaged, Entry, Ref, children
 from memos_core.vault.chunkstore import ChunkStore, Raw, Rope, Thread
 from memos_core.vault.database import Database
@@ -58,7 +60,8 @@ class _Check:
     """The checks of one thread."""
 
     def __init__(self, db: Database, conn: Connection, thread: Thread) -> None:
-        self._run, self._conn, self._thread = Raw(db.engine.dialect.name), conn, thread
+        self._db, self._conn, self._thread = db, conn, thread
+        self._run = Raw(db.engine.dialect.name)
         self._rows, self._chunks = Rows(Plain()), ChunkStore(db, Plain())
         self._where = f"thread {thread.id!r}"
 
@@ -82,7 +85,7 @@ class _Check:
             lost = self._chunks.unused(self._conn, self._thread, entries)
             if lost:
                 what = f"{self._where}: {len(lost)} parts that no checkpoint refers to"
-                yield Problem("orphan", what, self._drop(entries))
+                yield Problem("orphan", what, self._sweep)
         yield from self._late()
 
     def _used(self, wrong: list[Problem]) -> Iterator[tuple[str, Sequence[Entry]]]:
@@ -147,25 +150,18 @@ class _Check:
         for _ in damaged - seen:
             yield "the checksum of a part that nothing refers to does not match"
 
-    def _drop(self, used: list[Entry]) -> Fix:
-        def fix(conn: Connection) -> None:
-            self._chunks.sweep(conn, self._thread, used)
-
-        return fix
+    def _sweep(self, conn: Connection) -> None:
+        """Delete what nothing refers to, as it is now."""
+        thread = threads.hold(self._run, conn, self._thread.tenant, self._thread.id)
+        if thread is not None:
+            CheckpointTable(self._db).sweep(conn, thread)
 
     def _late(self) -> Iterator[Problem]:
-        """Writes may come before their checkpoint, but not after a later one."""
-        lost = (
-            "thread = ? AND NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread = w.thread AND "
-            "c.checkpoint_ns = w.checkpoint_ns AND c.checkpoint_id = w.checkpoint_id) AND EXISTS (SELECT 1 FROM "
-            "checkpoints c WHERE c.thread = w.thread AND c.checkpoint_ns = w.checkpoint_ns AND "
-            "c.checkpoint_id > w.checkpoint_id)"
-        )
-        count = f"SELECT count(*) FROM checkpoint_writes w WHERE {lost}"
+        count = f"SELECT count(*) FROM checkpoint_writes w WHERE {LATE_WRITES}"
         n = self._run.first(self._conn, count, (self._thread.seq,))[0]
 
         def fix(conn: Connection) -> None:
-            self._run(conn, f"DELETE FROM checkpoint_writes AS w WHERE {lost}", (self._thread.seq,))
+            self._run(conn, f"DELETE FROM checkpoint_writes AS w WHERE {LATE_WRITES}", (self._thread.seq,))
 
         if n:
             yield Problem("orphan", f"{self._where}: {n} writes whose checkpoint is gone", fix)

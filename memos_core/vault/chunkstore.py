@@ -271,8 +271,10 @@ class ChunkStore:
         Raises:
             Damaged: it is not.
         """
+        if not isinstance(data, bytes):
+            raise Damaged("a part is no bytes")
         if self._seal.sealed:
-            return self._seal.open(_place(thread, ref), bytes(data))
+            return self._seal.open(_place(thread, ref), data)
         if self._seal.name(data) != ref:
             raise Damaged("the checksum of a part does not match")
         return data

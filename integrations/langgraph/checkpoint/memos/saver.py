@@ -38,10 +38,9 @@ from memos_core.vault.sealing import key_from_environment
 _MOVED_ON = ("loop", "update")
 _VIEWS = 500  # views of users' threads that are kept
 
-# For `on_conflict="error"`: the checkpoint_id by which this run (a task, and what it starts) last read each thread.
-_addressed: ContextVar[Mapping[tuple[str, str], str | None] | None] = ContextVar(
-    "memos_addressed", default=None
-)
+# For `on_conflict="error"`: the older checkpoints that this run (a task, and what it starts) named by their id.
+_named: ContextVar[Mapping[tuple[str, str], str] | None] = ContextVar("memos_named", default=None)
+_MOST_NAMED = 100
 
 
 class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
@@ -64,7 +63,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
             `"refresh_on_read"` (the default) nothing read from it either. What has expired is not seen any more;
             `sweep_ttl` removes it, which `start_ttl_sweeper` does every `"sweep_interval_minutes"` (5).
         on_conflict: "error" refuses a step that continues from a checkpoint from which another run has continued
-            meanwhile. A run that was started with a `checkpoint_id` forks on purpose, and is let through.
+            meanwhile. A run that was started with the `checkpoint_id` of an older one forks on purpose, and may.
             "fork" is LangGraph's own way: both are stored, and the later one is what the thread goes on with.
         encryption: a key of 16, 24 or 32 bytes, or True for the one in `LANGGRAPH_AES_KEY`: values, metadata and
             the checkpoints themselves are encrypted (AES-GCM), and rows that are not, or that were changed or
@@ -166,8 +165,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
             InvalidArgument: no thread_id. VaultError: what is stored is damaged.
         """
         lane, id_ = codec.lane_of(config, self._tenant), codec.checkpoint_id_of(config)
-        self._note_address(lane, id_)
-        return self._get(lane, id_)
+        return self._noted(lane, id_, self._get(lane, id_))
 
     def _get(self, lane: Lane, id_: str | None) -> CheckpointTuple | None:
         known = self._codec
@@ -175,9 +173,16 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
         found = self._table.get(lane, id_, skip=pins.skip, renew=self.read_ttl)
         return known.to_tuples([found], pins)[0] if found else None
 
-    def _note_address(self, lane: Lane, id_: str | None) -> None:
-        if self._alone and not lane.ns:
-            _addressed.set({**(_addressed.get() or {}), (lane.tenant, lane.thread_id): id_})
+    def _noted(self, lane: Lane, id_: str | None, found: CheckpointTuple | None) -> CheckpointTuple | None:
+        """Note that this run named a checkpoint by its id: it may fork from it. Not where that is the latest, which
+        LangGraph looks for next: to continue from the latest is no fork."""
+        if self._alone and found is not None and not lane.ns:
+            thread, named = (lane.tenant, lane.thread_id), _named.get() or {}
+            if id_ is not None:
+                _named.set({**dict(list(named.items())[-_MOST_NAMED:]), thread: id_})
+            elif named.get(thread) == found.checkpoint["id"]:
+                _named.set({other: at for other, at in named.items() if other != thread})
+        return found
 
     def list(
         self,
@@ -276,7 +281,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
         if not self._alone:
             return False
         lane = stored.lane
-        named = (_addressed.get() or {}).get((lane.tenant, lane.thread_id))
+        named = (_named.get() or {}).get((lane.tenant, lane.thread_id))
         return named is None or (not lane.ns and named != stored.parent_id)
 
     def _view_of_turn(self, config: RunnableConfig, thread_id: str) -> MemOS | None:
@@ -384,8 +389,8 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async form of `get_tuple`."""
         lane, id_ = codec.lane_of(config, self._tenant), codec.checkpoint_id_of(config)
-        self._note_address(lane, id_)  # here: what a worker thread sets is not seen by this task
-        return await asyncio.to_thread(self._get, lane, id_)
+        found = await asyncio.to_thread(self._get, lane, id_)
+        return self._noted(lane, id_, found)  # here: what a worker thread notes is not seen by this task
 
     async def alist(
         self,
