@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from memos_core.cube import now
 from memos_core.errors import VaultError, VersionConflict
 from memos_core.vault import threads
+from memos_core.vault.checkqueries import ADD, ADD_WRITE, AT, LATEST, RIVAL, fill, listing
 from memos_core.vault.checkrows import (
     CHECKPOINT_COLUMNS,
     LATE_WRITES,
@@ -37,24 +38,6 @@ __all__ = ["Bone", "CheckpointTable", "Lane", "StoredCheckpoint", "StoredWrite",
 
 _PAGES = (8, 16)  # checkpoints of the first page of a listing, and of the largest
 _RENEW = 100  # a read renews a thread's time when one part in so many of it has passed
-
-_AT = "thread = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
-_MARKS = ", ".join("?" * 11)
-_ADD = f"INSERT INTO checkpoints (thread, {CHECKPOINT_COLUMNS}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING"
-_WRITE_MARKS = ", ".join("?" * 10)
-_ADD_WRITE = (
-    f"INSERT INTO checkpoint_writes (thread, {WRITE_COLUMNS}) VALUES ({_WRITE_MARKS}) ON CONFLICT DO NOTHING"
-)
-_C = ", ".join(f"c.{name}" for name in CHECKPOINT_COLUMNS.split(", "))
-_THREAD = "t.tenant, t.thread_id, t.seq, t.generation, t.expires_at"
-_LATEST = (
-    f"SELECT {_THREAD}, {_C} FROM threads t JOIN checkpoints c ON c.thread = t.seq "
-    "WHERE t.tenant = ? AND t.thread_id = ? AND c.checkpoint_ns = ? "
-)
-_RIVAL = (
-    "SELECT checkpoint_id, run_id FROM checkpoints WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id > ? "
-    "AND checkpoint_id <> ?"
-)
 
 
 class CheckpointTable:
@@ -120,9 +103,9 @@ class CheckpointTable:
             new = self._chunks.add(conn, thread, made.values())
             refs |= {ch: Slot(versions[ch], m.kind, m.entries) for ch, m in made.items()}
             row = self._rows.checkpoint(checkpoint, {ch: refs[ch] for ch in versions})
-            if not self._run(conn, _ADD, (thread.seq, *row)).rowcount:
-                self._run(conn, f"DELETE FROM checkpoints WHERE {_AT}", (thread.seq, *row[:2]))
-                self._run(conn, _ADD, (thread.seq, *row))
+            if not self._run(conn, ADD, (thread.seq, *row)).rowcount:
+                self._run(conn, f"DELETE FROM checkpoints WHERE {AT}", (thread.seq, *row[:2]))
+                self._run(conn, ADD, (thread.seq, *row))
                 self.sweep(conn, thread)
                 new = {}
             if ttl is not None:
@@ -147,7 +130,7 @@ class CheckpointTable:
         wanted = {ch: version for ch, version in versions.items() if ch not in checkpoint.values}
         if checkpoint.parent_id is None or not wanted:
             return {}
-        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE {_AT}"
+        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE {AT}"
         row = self._run.first(conn, sql, (thread.seq, checkpoint.lane.ns, checkpoint.parent_id))
         if row is None:
             return {}
@@ -158,7 +141,7 @@ class CheckpointTable:
         ns, parent = checkpoint.lane.ns, checkpoint.parent_id
         if parent is None and ns:
             return  # a subgraph's first step; its graph's own checkpoints are the ones to compare
-        sql = _RIVAL + (" AND parent_id IS NULL" if parent is None else " AND parent_id = ?")
+        sql = RIVAL + (" AND parent_id IS NULL" if parent is None else " AND parent_id = ?")
         values = (thread.seq, ns, parent or "", checkpoint.id, *([] if parent is None else [parent]))
         for id_, run_id in self._run(conn, sql, values):
             if run_id is None or run_id != checkpoint.run_id:
@@ -187,9 +170,9 @@ class CheckpointTable:
             for write, made in cut:
                 row = (thread.seq, *self._rows.write(lane, checkpoint_id, write, made))
                 if write.idx < 0:
-                    sql = f"DELETE FROM checkpoint_writes WHERE {_AT} AND task_id = ? AND idx = ?"
+                    sql = f"DELETE FROM checkpoint_writes WHERE {AT} AND task_id = ? AND idx = ?"
                     replaced |= bool(self._run(conn, sql, row[:5]).rowcount)
-                if self._run(conn, _ADD_WRITE, row).rowcount:
+                if self._run(conn, ADD_WRITE, row).rowcount:
                     stored.append(made)
             new = self._chunks.add(conn, thread, stored)
             if replaced:
@@ -252,8 +235,8 @@ class CheckpointTable:
             except VaultError:
                 continue  # it is damaged, and stays as it is
             alone = self._rows.checkpoint(replace(opened.checkpoint, parent_id=None), opened.refs)
-            self._run(conn, f"DELETE FROM checkpoints WHERE {_AT}", (thread.seq, *row[:2]))
-            self._run(conn, _ADD, (thread.seq, *alone))
+            self._run(conn, f"DELETE FROM checkpoints WHERE {AT}", (thread.seq, *row[:2]))
+            self._run(conn, ADD, (thread.seq, *alone))
 
     def sweep(self, conn: Connection, thread: Thread) -> None:
         """Delete the blobs of a thread that none of its rows needs; none while one of these cannot be read.
@@ -307,14 +290,14 @@ class CheckpointTable:
             opened = self._rows.open_checkpoint(origin, row)
             lane = replace(opened.checkpoint.lane, thread_id=into.id)
             copied = self._rows.checkpoint(replace(opened.checkpoint, lane=lane), opened.refs)
-            self._run(conn, _ADD, (into.seq, *copied))
+            self._run(conn, ADD, (into.seq, *copied))
         sql = f"SELECT {WRITE_COLUMNS} FROM checkpoint_writes WHERE thread = ?"
         for row in list(self._run(conn, sql, (origin.seq,))):
             write = self._rows.open_write(origin, row)
             assert isinstance(write.value, Rope)
             made = Made(write.value.kind, write.value.entries, {}, {})
             copied = self._rows.write(Lane(into.tenant, into.id, row[0]), row[1], write, made)
-            self._run(conn, _ADD_WRITE, (into.seq, *copied))
+            self._run(conn, ADD_WRITE, (into.seq, *copied))
 
     def sweep_expired(self) -> int:
         """Remove the threads whose time has passed.
@@ -349,7 +332,7 @@ class CheckpointTable:
         Raises:
             VaultError: it is damaged.
         """
-        sql, values = _LATEST, [lane.tenant, lane.thread_id, lane.ns]
+        sql, values = LATEST, [lane.tenant, lane.thread_id, lane.ns]
         if checkpoint_id is None:
             sql += "ORDER BY c.checkpoint_id DESC LIMIT 1"
         else:
@@ -394,7 +377,7 @@ class CheckpointTable:
             size = page if left is None or accept is not None else min(page, left)
             page = min(2 * page, _PAGES[1])
             with self._db.read() as conn:
-                rows = list(self._run(conn, *_listing(wanted, after, size)))
+                rows = list(self._run(conn, *listing(wanted, after, size)))
                 found = self._complete(conn, rows, skip, accept, left)
             if found:
                 yield found
@@ -456,7 +439,7 @@ class CheckpointTable:
         for seq, some in mine.items():
             blobs[seq] = self._content(conn, known[seq], some, skip)
         for seq, opened in order:
-            _fill(known[seq], opened, blobs[seq])
+            fill(known[seq], opened, blobs[seq])
         return [opened.checkpoint for _, opened in order]
 
     def _content(
@@ -482,55 +465,3 @@ class CheckpointTable:
                     by_id[row[1]].checkpoint.writes.append(write)
                     entries += write.value.entries  # type: ignore[union-attr]
         return self._chunks.fetch(conn, thread, entries, skip)
-
-
-def _fill(thread: Thread, opened: Opened, blobs: Mapping[Ref, list[Entry] | bytes]) -> None:
-    c = opened.checkpoint
-    where = f"checkpoint {c.id} of thread {thread.id!r}"
-    for channel, slot in opened.refs.items():
-        c.values[channel] = Rope(slot.kind, slot.entries, blobs, f"channel {channel!r} of {where}")
-    # Sorted here, not by SQL: a database's collation need not be Python's order.
-    c.writes.sort(key=lambda w: (w.task_path, w.task_id, w.idx))
-    for i, write in enumerate(c.writes):
-        rope = write.value
-        assert isinstance(rope, Rope)
-        what = f"a write to channel {write.channel!r} of {where}"
-        c.writes[i] = replace(write, value=Rope(rope.kind, rope.entries, blobs, what))
-
-
-def _listing(wanted: Wanted, after: Any, size: int) -> tuple[str, tuple[Any, ...]]:
-    """The statement for a page: first the keys alone, which is cheap to sort, then their rows."""
-    where, values = (
-        ["t.tenant = ?", "(t.expires_at IS NULL OR t.expires_at > ?)"],
-        [wanted.tenant, micros(now())],
-    )
-    for column, value in (
-        ("t.thread_id", wanted.thread_id),
-        ("c.checkpoint_ns", wanted.ns),
-        ("c.checkpoint_id", wanted.id),
-    ):
-        if value is not None:
-            where.append(f"{column} = ?")
-            values.append(value)
-    if wanted.before is not None:
-        where.append("c.checkpoint_id < ?")
-        values.append(wanted.before)
-    if after is not None:
-        # The same id can be in several lanes. The first condition is there for the index.
-        thread, ns, id_ = after[1], after[5], after[6]
-        where.append(
-            "c.checkpoint_id <= ? AND (c.checkpoint_id < ? OR t.thread_id > ? "
-            "OR (t.thread_id = ? AND c.checkpoint_ns > ?))"
-        )
-        values += [id_, id_, thread, thread, ns]
-    order = "ORDER BY {0}checkpoint_id DESC, {1}thread_id, {0}checkpoint_ns"
-    keys = (
-        "SELECT t.seq, t.thread_id, c.checkpoint_ns, c.checkpoint_id FROM threads t "
-        f"JOIN checkpoints c ON c.thread = t.seq WHERE {' AND '.join(where)} {order.format('c.', 't.')} LIMIT ?"
-    )
-    sql = (
-        f"SELECT {_THREAD}, {_C} FROM ({keys}) k JOIN threads t ON t.seq = k.seq JOIN checkpoints c "
-        "ON c.thread = k.seq AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.checkpoint_id "
-        + order.format("k.", "k.")
-    )
-    return sql, (*values, size)

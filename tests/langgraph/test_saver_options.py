@@ -22,8 +22,8 @@ from support import findings
 from langgraph.checkpoint.memos import AsyncMemOSSaver, MemOSSaver
 from memos_core.errors import InvalidArgument, MemOSError, VaultError, VersionConflict
 from memos_core.memos import MemOS
+from memos_core.vault import checkpoints, checkqueries, threads
 from memos_core.vault import tables as t
-from memos_core.vault import threads
 
 Make = Callable[..., Checkpoint]
 KEY = b"0123456789abcdef"
@@ -65,7 +65,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (threads, __import__("memos_core.vault.checkpoints", fromlist=["now"])):
+    for module in (threads, checkpoints, checkqueries):
         monkeypatch.setattr(module, "now", clock)
     return clock
 

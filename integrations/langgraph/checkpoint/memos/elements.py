@@ -91,6 +91,8 @@ class Known:
 
     __slots__ = ("data", "make")
 
+    make: Callable[[], Any]
+
     def __init__(self, data: bytes, serde: SerializerProtocol) -> None:
         self.data = data
         read = partial(serde.loads_typed, ("msgpack", data))
@@ -107,7 +109,7 @@ class Known:
                 self.make = read
             return self.make()
 
-        self.make: Callable[[], Any] = make
+        self.make = make
 
 
 class Pins:
@@ -160,6 +162,7 @@ class Elements:
             return None
         elements: list[Element] = []
         dumped, pack = self._dumped, ormsgpack.packb
+        key: tuple[type, bytes] | None
         for message in value:
             kind = type(message)
             if kind not in _MESSAGES:

@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -272,8 +272,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
 
     def _body(self, checkpoint: Checkpoint) -> tuple[str, bytes]:
         body = {k: v for k, v in checkpoint.items() if k != "channel_values"}
-        kind, data = cast("tuple[str, bytes]", self._codec.dump_whole("(checkpoint)", body))
-        return kind, data
+        return self._codec.dump_whole("(checkpoint)", body)
 
     def _must_be_alone(self, stored: StoredCheckpoint) -> bool:
         """Whether no other run may have continued from this checkpoint's parent: not where this run named it, or in
