@@ -21,7 +21,7 @@ from memos_core.vault.database import Database
 from memos_core.vault.sealing import Seal, pack
 
 _MANY = 256
-_CACHE_BYTES = 8 << 20  # of each half
+_CACHE_BYTES = 4 << 20  # of each half
 _KNOWN_THREADS = 256
 _KNOWN_BLOBS = 50_000
 _FEW = 8

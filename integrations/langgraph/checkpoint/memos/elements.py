@@ -47,7 +47,7 @@ _PLAIN = (
     | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
     | ormsgpack.OPT_REPLACE_SURROGATES
 )
-_LIMIT = 16 << 20  # bytes, of each half of a memory
+_LIMIT = 8 << 20  # bytes, of each half of a memory
 
 
 class StrictSerializer(JsonPlusSerializer):
