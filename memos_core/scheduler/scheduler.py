@@ -25,6 +25,7 @@ _ACTOR = Actor("scheduler", "scheduler")
 _MAX_CANDIDATES = 512
 _FLUSH_READS = 256
 _INDEX_DELAY = 0.05  # seconds
+_TURN_DELAY = 0.25
 _SCRUB_EVERY = 60.0  # seconds; closing and erasing do it at once
 
 
@@ -163,8 +164,9 @@ class MemScheduler:
         home = _home(scope)
         if system is not None:
             self._systems[home] = system
-        self._submit("index", None, self._index)
-        self._submit("turn", home, lambda: self._prepare(home))
+        # Not at once: a graph's steps follow one another, and each would share its time with this.
+        self._submit("index", None, self._index, delay=_TURN_DELAY)
+        self._submit("turn", home, lambda: self._prepare(home), delay=_TURN_DELAY)
 
     def attach(self, engine: PrefixEngine) -> None:
         """Use this engine from now on, and preload what the most recent scopes will need."""
@@ -232,6 +234,8 @@ class MemScheduler:
             waiting = self._jobs.get((kind, scope))
             # A job of the same kind that still waits is replaced, and is not put off.
             self._jobs[(kind, scope)] = (min(due, waiting[0]) if waiting else due, job)
+            if waiting and waiting[0] <= due:
+                return  # whoever waits for it does so until then
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="memos-scheduler", daemon=True)
                 self._thread.start()

@@ -1,101 +1,78 @@
-"""LangGraph checkpoints as rows of bytes: all the SQL about them, and no knowledge of what the bytes mean."""
+"""LangGraph checkpoints as rows of bytes: the SQL about them, and no knowledge of what the bytes mean."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, literal, or_, select
+from sqlalchemy import Connection
 
-from memos_core.errors import VaultError
-from memos_core.vault import tables as t
+from memos_core.cube import now
+from memos_core.errors import VaultError, VersionConflict
+from memos_core.vault import threads
+from memos_core.vault.checkqueries import ADD, ADD_WRITE, AT, LATEST, RIVAL, fill, listing
+from memos_core.vault.checkrows import (
+    CHECKPOINT_COLUMNS,
+    LATE_WRITES,
+    WRITE_COLUMNS,
+    Bone,
+    Lane,
+    Opened,
+    Rows,
+    Slot,
+    StoredCheckpoint,
+    StoredWrite,
+    Value,
+    Wanted,
+)
+from memos_core.vault.chunking import Cutter, Entry, Made, Ref
+from memos_core.vault.chunkstore import ChunkStore, Raw, Rope, Thread, batches
 from memos_core.vault.database import Database
-from memos_core.vault.rows import digest_of
+from memos_core.vault.rows import micros
+from memos_core.vault.sealing import Encrypted, Plain, Seal
 
-Typed = tuple[str, bytes]  # what a serializer makes of a value: (type, bytes)
+__all__ = ["Bone", "CheckpointTable", "Lane", "StoredCheckpoint", "StoredWrite", "Wanted"]
 
-_CHUNK = 200
-_PAGE = 64
-_TABLES = (t.checkpoints, t.checkpoint_blobs, t.checkpoint_writes)
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Where a line of checkpoints lies: a thread of a tenant, and the (sub)graph's namespace in it."""
-
-    tenant: str
-    thread_id: str
-    ns: str = ""
-
-
-@dataclass(frozen=True)
-class StoredWrite:
-    """One write of a task, pending on a checkpoint."""
-
-    task_id: str
-    task_path: str
-    idx: int
-    channel: str
-    value: Typed
-
-
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """A checkpoint as it is stored.
-
-    Args:
-        lane, id, parent_id: its address and its parent's id in the same lane.
-        body: the checkpoint without its channel values. metadata: JSON.
-        values: the channel values. writes: pending writes, by (task_path, task_id, idx).
-    """
-
-    lane: Lane
-    id: str
-    parent_id: str | None
-    body: Typed
-    metadata: str
-    values: dict[str, Typed] = field(default_factory=dict)
-    writes: list[StoredWrite] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Bone:
-    """What is needed to decide about a checkpoint without reading it: address, parent, metadata (JSON) and
-    the channels that have a value in it."""
-
-    lane: Lane
-    id: str
-    parent_id: str | None
-    metadata: str
-    channels: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which checkpoints a listing is about; a part that is None matches all. `before`: ids below this one."""
-
-    tenant: str
-    thread_id: str | None = None
-    ns: str | None = None
-    id: str | None = None
-    before: str | None = None
+_PAGES = (8, 32)  # checkpoints of the first page of a listing, and of the largest
+_RENEW = 100  # a read renews a thread's time when one part in so many of it has passed
 
 
 class CheckpointTable:
     """Checkpoints, their channel values and their pending writes. Every method is one transaction, and none
-    keeps a connection when it has returned."""
+    keeps a connection when it has returned.
 
-    def __init__(self, db: Database) -> None:
+    Args:
+        seal: how rows lie in the database; in plain, with checksums, if left out.
+    """
+
+    def __init__(self, db: Database, seal: Seal | None = None) -> None:
+        seal = seal or Plain()
         self._db = db
+        self._run = Raw(db.engine.dialect.name)
+        self._rows = Rows(seal)
+        self._chunks = ChunkStore(db, seal)
+        self.cutter = Cutter(seal.name)
+
+    def encrypted(self, key: bytes) -> CheckpointTable:
+        """The same table for rows that are encrypted with a key.
+
+        Raises:
+            InvalidArgument: see `Encrypted`.
+        """
+        return CheckpointTable(self._db, Encrypted(key))
 
     # -- write ---------------------------------------------------------------------------------------------
 
     def put(
-        self, checkpoint: StoredCheckpoint, versions: Mapping[str, str], *, run_id: str | None = None
+        self,
+        checkpoint: StoredCheckpoint,
+        versions: Mapping[str, str],
+        *,
+        ttl: timedelta | None = None,
+        alone: bool = False,
     ) -> list[str]:
         """Store a checkpoint with its channel values, or nothing of it. One with the same id is replaced.
 
@@ -103,155 +80,305 @@ class CheckpointTable:
             checkpoint: its `values` hold at least the channels that changed since the parent; its `writes`
                 are not looked at.
             versions: of every channel that has a value in this checkpoint, the version.
-            run_id: the run that made it, for `of_runs`.
+            ttl: when the thread expires, counted from now.
+            alone: refuse it where another run has continued from the same parent.
 
         Returns:
             The channels in `versions` whose value is neither given nor stored with the parent at that
             version. If there are any, nothing was written: call again with their values.
+
+        Raises:
+            VersionConflict: see `alone`.
         """
         lane = checkpoint.lane
+        made = {ch: self._cut(value) for ch, value in checkpoint.values.items()}
         with self._db.write() as conn:
-            refs = _inherited(conn, checkpoint, versions)
-            missing = [ch for ch in versions if ch not in checkpoint.values and ch not in refs]
+            thread = self._held(conn, lane)
+            refs = self._inherited(conn, thread, checkpoint, versions)
+            missing = [ch for ch in versions if ch not in made and ch not in refs]
             if missing:
                 return missing
-            for channel in checkpoint.values:
-                refs[channel] = self._put_value(
-                    conn, lane, channel, versions[channel], checkpoint.values[channel]
-                )
-            row: dict[str, Any] = {
-                **_address(lane),
-                "checkpoint_id": checkpoint.id,
-                "parent_id": checkpoint.parent_id,
-                "run_id": run_id,
-                "type": checkpoint.body[0],
-                "checkpoint": checkpoint.body[1],
-                "refs": json.dumps({ch: refs[ch] for ch in versions}),
-                "metadata": checkpoint.metadata,
-            }
-            row["digest"] = checkpoint_digest(row)
-            conn.execute(self._db.upsert(t.checkpoints, row))
+            if alone:
+                self._refuse_rivals(conn, thread, checkpoint)
+            new = self._chunks.add(conn, thread, made.values())
+            refs |= {ch: Slot(versions[ch], m.kind, m.entries) for ch, m in made.items()}
+            row = self._rows.checkpoint(checkpoint, {ch: refs[ch] for ch in versions})
+            if not self._run(conn, ADD, (thread.seq, *row)).rowcount:
+                self._run(conn, f"DELETE FROM checkpoints WHERE {AT}", (thread.seq, *row[:2]))
+                self._run(conn, ADD, (thread.seq, *row))
+                self.sweep(conn, thread)
+                new = {}
+            if ttl is not None:
+                threads.keep_for(self._run, conn, thread, ttl)
+        self._chunks.stored(thread, new)
         return []
 
-    def _put_value(self, conn: Connection, lane: Lane, channel: str, version: str, value: Typed) -> str:
-        """Store a channel value unless it is there, and return the version it is stored under: the given one, or,
-        where another value has that already (two branches may count alike), that one with the value's hash."""
-        b = t.checkpoint_blobs.c
-        row = {**_address(lane), "channel": channel, "type": value[0], "value": value[1]}
-        row["digest"] = digest_of(*value)
-        add = self._db.insert(t.checkpoint_blobs)
-        if conn.execute(add.values(version=version, **row).on_conflict_do_nothing()).rowcount:
-            return version
-        here = (*_at(t.checkpoint_blobs, lane), b.channel == channel, b.version == version)
-        if tuple(conn.execute(select(b.type, b.value).where(*here)).one()) == (value[0], bytes(value[1])):
-            return version
-        other = f"{version}#{hashlib.sha256(value[0].encode() + b'/' + value[1]).hexdigest()[:32]}"
-        conn.execute(add.values(version=other, **row).on_conflict_do_nothing())
-        return other
+    def _cut(self, value: Value) -> Made:
+        if isinstance(value, Rope):
+            value = (value.kind, value.bytes())
+        return value if isinstance(value, Made) else self.cutter.cut(value)
 
-    def put_writes(self, lane: Lane, checkpoint_id: str, writes: Sequence[StoredWrite]) -> None:
+    def _held(self, conn: Connection, lane: Lane) -> Thread:
+        thread = threads.hold(self._run, conn, lane.tenant, lane.thread_id, make=True)
+        assert thread is not None
+        return thread
+
+    def _inherited(
+        self, conn: Connection, thread: Thread, checkpoint: StoredCheckpoint, versions: Mapping[str, str]
+    ) -> dict[str, Slot]:
+        """Where the values are that the parent has at the same version and that are not given anew."""
+        wanted = {ch: version for ch, version in versions.items() if ch not in checkpoint.values}
+        if checkpoint.parent_id is None or not wanted:
+            return {}
+        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE {AT}"
+        row = self._run.first(conn, sql, (thread.seq, checkpoint.lane.ns, checkpoint.parent_id))
+        if row is None:
+            return {}
+        refs = self._rows.open_checkpoint(thread, row).refs
+        return {ch: refs[ch] for ch, v in wanted.items() if ch in refs and refs[ch].version == v}
+
+    def _refuse_rivals(self, conn: Connection, thread: Thread, checkpoint: StoredCheckpoint) -> None:
+        ns, parent = checkpoint.lane.ns, checkpoint.parent_id
+        if parent is None and ns:
+            return  # a subgraph's first step; its graph's own checkpoints are the ones to compare
+        sql = RIVAL + (" AND parent_id IS NULL" if parent is None else " AND parent_id = ?")
+        values = (thread.seq, ns, parent or "", checkpoint.id, *([] if parent is None else [parent]))
+        for id_, run_id in self._run(conn, sql, values):
+            if run_id is None or run_id != checkpoint.run_id:
+                begun = f"continued from checkpoint {parent}" if parent else "began it"
+                raise VersionConflict(
+                    f"thread {thread.id!r}: another run has {begun} already (checkpoint {id_}); nothing of this step "
+                    "was stored; read the thread again and repeat the run, or name the checkpoint_id to fork from"
+                )
+
+    def put_writes(
+        self, lane: Lane, checkpoint_id: str, writes: Sequence[StoredWrite], *, ttl: timedelta | None = None
+    ) -> None:
         """Store writes pending on a checkpoint, which may not be stored yet. A write with idx 0 or more that
-        is there already stays as it is; one with a negative idx (LangGraph's special writes) is replaced."""
+        is there already stays as it is; one with a negative idx (LangGraph's special writes) is replaced.
+
+        Args:
+            ttl: when the thread expires, counted from now.
+        """
         if not writes:
             return
+        cut = [(write, self._cut(write.value)) for write in writes]
+        replaced = False
         with self._db.write() as conn:
-            for write in writes:
-                row = {
-                    **_address(lane),
-                    "checkpoint_id": checkpoint_id,
-                    "task_id": write.task_id,
-                    "idx": write.idx,
-                    "task_path": write.task_path,
-                    "channel": write.channel,
-                    "type": write.value[0],
-                    "value": write.value[1],
-                    "digest": digest_of(*write.value),
-                }
+            thread = self._held(conn, lane)
+            stored: list[Made] = []
+            for write, made in cut:
+                row = (thread.seq, *self._rows.write(lane, checkpoint_id, write, made))
                 if write.idx < 0:
-                    conn.execute(self._db.upsert(t.checkpoint_writes, row))
-                else:
-                    new = self._db.insert(t.checkpoint_writes).values(**row).on_conflict_do_nothing()
-                    conn.execute(new)
+                    sql = f"DELETE FROM checkpoint_writes WHERE {AT} AND task_id = ? AND idx = ?"
+                    replaced |= bool(self._run(conn, sql, row[:5]).rowcount)
+                if self._run(conn, ADD_WRITE, row).rowcount:
+                    stored.append(made)
+            new = self._chunks.add(conn, thread, stored)
+            if replaced:
+                self.sweep(conn, thread)
+                new = {}
+            if ttl is not None:
+                threads.keep_for(self._run, conn, thread, ttl)
+        self._chunks.stored(thread, new)
+
+    # -- remove and copy -----------------------------------------------------------------------------------
 
     def delete_thread(self, tenant: str, thread_id: str) -> None:
         """Remove everything of a thread, in all its namespaces."""
         with self._db.write() as conn:
-            for table in _TABLES:
-                conn.execute(table.delete().where(table.c.tenant == tenant, table.c.thread_id == thread_id))
+            thread = threads.hold(self._run, conn, tenant, thread_id)
+            if thread is not None:
+                threads.remove(self._run, conn, [thread.seq])
+        self._chunks.cache.clear()
 
     def delete(self, doomed: Iterable[tuple[Lane, str]]) -> None:
-        """Remove checkpoints, each an id in a lane, with their writes and the values that no other checkpoint
-        refers to. Children that stay lose their parent id."""
-        by_lane: dict[Lane, list[str]] = defaultdict(list)
+        """Remove checkpoints, each an id in a lane, with their writes and what nothing else refers to. Children that
+        stay lose their parent id."""
+        by_thread: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         for lane, id_ in doomed:
-            by_lane[lane].append(id_)
+            by_thread[lane.tenant, lane.thread_id].append((lane.ns, id_))
+        if not by_thread:
+            return
         with self._db.write() as conn:
-            for lane, ids in by_lane.items():
-                for chunk in _chunks(ids):
-                    for table in (t.checkpoints, t.checkpoint_writes):
-                        conn.execute(
-                            table.delete().where(*_at(table, lane), table.c.checkpoint_id.in_(chunk))
-                        )
-                    orphans = (*_at(t.checkpoints, lane), t.checkpoints.c.parent_id.in_(chunk))
-                    conn.execute(t.checkpoints.update().where(*orphans).values(parent_id=None))
-                _drop_unreferenced(conn, lane)
+            for address in sorted(by_thread):
+                thread = threads.hold(self._run, conn, *address)
+                if thread is not None:
+                    self._delete(conn, thread, by_thread[address])
+        self._chunks.cache.clear()
 
-    def copy_thread(self, tenant: str, source: str, target: str) -> bool:
+    def _delete(self, conn: Connection, thread: Thread, doomed: Sequence[tuple[str, str]]) -> None:
+        by_ns: dict[str, list[str]] = defaultdict(list)
+        for ns, id_ in doomed:
+            by_ns[ns].append(id_)
+        for ns, ids in by_ns.items():
+            for marks, some in batches(ids):
+                for table in ("checkpoints", "checkpoint_writes"):
+                    sql = f"DELETE FROM {table} WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id IN ({marks})"
+                    self._run(conn, sql, (thread.seq, ns, *some))
+                self._orphan(conn, thread, f"checkpoint_ns = ? AND parent_id IN ({marks})", (ns, *some))
+        self._run(conn, f"DELETE FROM checkpoint_writes AS w WHERE {LATE_WRITES}", (thread.seq,))
+        self.sweep(conn, thread)
+        left = self._run.first(conn, "SELECT 1 FROM checkpoints WHERE thread = ? LIMIT 1", (thread.seq,))
+        pending = self._run.first(
+            conn, "SELECT 1 FROM checkpoint_writes WHERE thread = ? LIMIT 1", (thread.seq,)
+        )
+        if left is None and pending is None:
+            threads.remove(self._run, conn, [thread.seq])
+
+    def _orphan(self, conn: Connection, thread: Thread, where: str, values: Sequence[Any]) -> None:
+        """Write checkpoints anew without their parent's id."""
+        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE thread = ? AND {where}"
+        for row in list(self._run(conn, sql, (thread.seq, *values))):
+            try:
+                opened = self._rows.open_checkpoint(thread, row)
+            except VaultError:
+                continue  # it is damaged, and stays as it is
+            alone = self._rows.checkpoint(replace(opened.checkpoint, parent_id=None), opened.refs)
+            self._run(conn, f"DELETE FROM checkpoints WHERE {AT}", (thread.seq, *row[:2]))
+            self._run(conn, ADD, (thread.seq, *alone))
+
+    def sweep(self, conn: Connection, thread: Thread) -> None:
+        """Delete the blobs of a thread that none of its rows needs; none while one of these cannot be read.
+
+        Args:
+            thread: held by this transaction.
+        """
+        try:
+            self._chunks.sweep(conn, thread, list(self._used(conn, thread)))
+        except VaultError:
+            return
+
+    def _used(self, conn: Connection, thread: Thread) -> Iterator[Entry]:
+        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE thread = ?"
+        for row in self._run(conn, sql, (thread.seq,)):
+            yield from self._rows.open_checkpoint(thread, row).entries()
+        sql = f"SELECT {WRITE_COLUMNS} FROM checkpoint_writes WHERE thread = ?"
+        for row in self._run(conn, sql, (thread.seq,)):
+            value = self._rows.open_write(thread, row).value
+            assert isinstance(value, Rope)
+            yield from value.entries
+
+    def copy_thread(self, tenant: str, source: str, target: str, *, ttl: timedelta | None = None) -> bool:
         """Copy everything of a thread to another.
 
         Returns:
             False, and nothing was copied, if the target has checkpoints already.
         """
         with self._db.write() as conn:
-            c = t.checkpoints.c
-            taken = select(c.checkpoint_id).where(c.tenant == tenant, c.thread_id == target).limit(1)
-            if conn.execute(taken).first():
+            # In one order, so that two copies never wait for each other.
+            held = {id_: threads.hold(self._run, conn, tenant, id_) for id_ in sorted({source, target})}
+            there = held[target]
+            sql = "SELECT 1 FROM checkpoints WHERE thread = ? LIMIT 1"
+            if there is not None and self._run.first(conn, sql, (there.seq,)) is not None:
                 return False
-            for table in _TABLES:
-                conn.execute(table.delete().where(table.c.tenant == tenant, table.c.thread_id == target))
-                columns = [literal(target) if col.name == "thread_id" else col for col in table.c]
-                rows = select(*columns).where(table.c.tenant == tenant, table.c.thread_id == source)
-                conn.execute(table.insert().from_select([col.name for col in table.c], rows))
+            origin = held[source]
+            if origin is None:
+                return True
+            if there is not None:
+                threads.remove(self._run, conn, [there.seq])
+            into = self._held(conn, Lane(tenant, target))
+            self._chunks.copy(conn, origin, into)
+            self._copy_rows(conn, origin, into)
+            if ttl is not None:
+                threads.keep_for(self._run, conn, into, ttl)
         return True
+
+    def _copy_rows(self, conn: Connection, origin: Thread, into: Thread) -> None:
+        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE thread = ?"
+        for row in list(self._run(conn, sql, (origin.seq,))):
+            opened = self._rows.open_checkpoint(origin, row)
+            lane = replace(opened.checkpoint.lane, thread_id=into.id)
+            copied = self._rows.checkpoint(replace(opened.checkpoint, lane=lane), opened.refs)
+            self._run(conn, ADD, (into.seq, *copied))
+        sql = f"SELECT {WRITE_COLUMNS} FROM checkpoint_writes WHERE thread = ?"
+        for row in list(self._run(conn, sql, (origin.seq,))):
+            write = self._rows.open_write(origin, row)
+            assert isinstance(write.value, Rope)
+            made = Made(write.value.kind, write.value.entries, {}, {})
+            copied = self._rows.write(Lane(into.tenant, into.id, row[0]), row[1], write, made)
+            self._run(conn, ADD_WRITE, (into.seq, *copied))
+
+    def sweep_expired(self) -> int:
+        """Remove the threads whose time has passed.
+
+        Returns:
+            How many.
+        """
+        with self._db.read() as conn:
+            if not threads.any_overdue(self._run, conn):
+                return 0
+        with self._db.write() as conn:
+            gone = threads.overdue(self._run, conn)
+            threads.remove(self._run, conn, gone)
+        self._chunks.cache.clear()
+        return len(gone)
 
     # -- read ----------------------------------------------------------------------------------------------
 
-    def get(self, lane: Lane, checkpoint_id: str | None = None) -> StoredCheckpoint | None:
+    def get(
+        self,
+        lane: Lane,
+        checkpoint_id: str | None = None,
+        *,
+        skip: Callable[[Ref], bool] | None = None,
+        renew: timedelta | None = None,
+    ) -> StoredCheckpoint | None:
         """A checkpoint by its id, or the latest of a lane: the one with the highest id.
 
+        Args:
+            skip: blobs of its values that are not wanted. renew: the thread's time, which begins anew.
+
         Raises:
-            VaultError: a channel value it refers to is not there.
+            VaultError: it is damaged.
         """
-        c = t.checkpoints.c
-        query = select(t.checkpoints).where(*_at(t.checkpoints, lane))
+        sql, values = LATEST, [lane.tenant, lane.thread_id, lane.ns]
         if checkpoint_id is None:
-            query = query.order_by(c.checkpoint_id.desc()).limit(1)
+            sql += "ORDER BY c.checkpoint_id DESC LIMIT 1"
         else:
-            query = query.where(c.checkpoint_id == checkpoint_id)
+            sql += "AND c.checkpoint_id = ?"
+            values.append(checkpoint_id)
         with self._db.read() as conn:
-            return next(iter(_complete(conn, conn.execute(query).all())), None)
+            row = self._run.first(conn, sql, tuple(values))
+            if row is None or threads.expired(row[4]):
+                return None
+            [found] = self._complete(conn, [row], skip)
+        if renew is not None:
+            self._renew(Thread(*row[:5]), renew)
+        return found
+
+    def _renew(self, thread: Thread, ttl: timedelta) -> None:
+        """A thread's time begins anew, unless that was just done."""
+        until = thread.expires_at
+        if until is None or until < micros(now() + ttl - ttl / _RENEW):
+            with self._db.write(derived=True) as conn:
+                threads.keep_for(self._run, conn, thread, ttl)
 
     def scan(
-        self, wanted: Wanted, *, accept: Callable[[str], bool] | None = None, limit: int | None = None
+        self,
+        wanted: Wanted,
+        *,
+        accept: Callable[[str], bool] | None = None,
+        limit: int | None = None,
+        skip: Callable[[Ref], bool] | None = None,
     ) -> Iterator[list[StoredCheckpoint]]:
         """Checkpoints in pages, highest id first. No connection is held between pages, so other calls may be
         made meanwhile; what they add or remove is seen or not, as it comes.
 
         Args:
             wanted: which ones. accept: an extra condition on the metadata (JSON).
-            limit: how many at most, after `accept`.
+            limit: how many at most, after `accept`. skip: blobs of their values that are not wanted.
 
         Raises:
-            VaultError: a channel value that a checkpoint refers to is not there.
+            VaultError: one is damaged.
         """
-        left, after = limit, None
+        left, after, page = limit, None, _PAGES[0]
         while left is None or left > 0:
-            size = _PAGE if left is None or accept is not None else min(_PAGE, left)
-            query = _wanted(wanted, after).limit(size)
+            size = page if left is None or accept is not None else min(page, left)
+            page = min(2 * page, _PAGES[1])
             with self._db.read() as conn:
-                rows = conn.execute(query).all()
-                kept = [r for r in rows if accept is None or accept(r.metadata)][:left]
-                found = _complete(conn, kept)
+                rows = list(self._run(conn, *listing(wanted, after, size)))
+                found = self._complete(conn, rows, skip, accept, left)
             if found:
                 yield found
             if len(rows) < size:
@@ -261,162 +388,80 @@ class CheckpointTable:
 
     def bones(self, tenant: str, thread_id: str) -> list[Bone]:
         """Every checkpoint of a thread without its content, highest id first."""
-        c = t.checkpoints.c
-        query = (
-            select(c.tenant, c.thread_id, c.checkpoint_ns, c.checkpoint_id, c.parent_id, c.refs, c.metadata)
-            .where(c.tenant == tenant, c.thread_id == thread_id)
-            .order_by(c.checkpoint_id.desc())
-        )
+        sql = f"SELECT {CHECKPOINT_COLUMNS} FROM checkpoints WHERE thread = ? ORDER BY checkpoint_id DESC"
         with self._db.read() as conn:
-            return [
-                Bone(_lane(r), r.checkpoint_id, r.parent_id, r.metadata, frozenset(json.loads(r.refs)))
-                for r in conn.execute(query)
-            ]
+            thread = threads.find(self._run, conn, tenant, thread_id)
+            if thread is None:
+                return []
+            opened = [self._rows.open_checkpoint(thread, row) for row in self._run(conn, sql, (thread.seq,))]
+        return [
+            Bone(c.lane, c.id, c.parent_id, c.body, c.metadata, frozenset(o.refs))
+            for o in opened
+            for c in (o.checkpoint,)
+        ]
 
     def of_runs(self, tenant: str, run_ids: Sequence[str]) -> list[tuple[Lane, str]]:
         """The checkpoints that these runs made, each an id in a lane."""
-        c = t.checkpoints.c
-        columns = (c.tenant, c.thread_id, c.checkpoint_ns, c.checkpoint_id)
+        found: list[tuple[Lane, str]] = []
         with self._db.read() as conn:
-            return [
-                (_lane(r), r.checkpoint_id)
-                for chunk in _chunks(run_ids)
-                for r in conn.execute(select(*columns).where(c.tenant == tenant, c.run_id.in_(chunk)))
-            ]
+            for marks, some in batches(run_ids):
+                sql = (
+                    "SELECT t.thread_id, c.checkpoint_ns, c.checkpoint_id FROM checkpoints c "
+                    f"JOIN threads t ON t.seq = c.thread WHERE c.run_id IN ({marks}) AND t.tenant = ?"
+                )
+                rows = self._run(conn, sql, (*some, tenant))
+                found += [(Lane(tenant, thread_id, ns), id_) for thread_id, ns, id_ in rows]
+        return found
 
+    def _complete(
+        self,
+        conn: Connection,
+        rows: Sequence[Any],
+        skip: Callable[[Ref], bool] | None,
+        accept: Callable[[str], bool] | None = None,
+        limit: int | None = None,
+    ) -> list[StoredCheckpoint]:
+        """Rows with their channel values and pending writes, which are read once for all rows of a thread."""
+        mine: dict[int, list[Opened]] = defaultdict(list)
+        known: dict[int, Thread] = {}
+        order: list[tuple[int, Opened]] = []
+        for row in rows:
+            if threads.expired(row[4]):
+                continue
+            thread = known.setdefault(row[2], Thread(*row[:5]))
+            opened = self._rows.open_checkpoint(thread, row[5:])
+            if accept is None or accept(opened.checkpoint.metadata):
+                mine[thread.seq].append(opened)
+                order.append((thread.seq, opened))
+            if limit is not None and len(order) == limit:
+                break
+        blobs: dict[int, Mapping[Ref, list[Entry] | bytes]] = {}
+        for seq, some in mine.items():
+            blobs[seq] = self._content(conn, known[seq], some, skip)
+        for seq, opened in order:
+            fill(known[seq], opened, blobs[seq])
+        return [opened.checkpoint for _, opened in order]
 
-def _inherited(conn: Connection, checkpoint: StoredCheckpoint, versions: Mapping[str, str]) -> dict[str, str]:
-    """References to the values that the parent has at the same version and that are not given anew."""
-    wanted = {ch: version for ch, version in versions.items() if ch not in checkpoint.values}
-    if checkpoint.parent_id is None or not wanted:
-        return {}
-    c = t.checkpoints.c
-    query = select(c.refs).where(
-        *_at(t.checkpoints, checkpoint.lane), c.checkpoint_id == checkpoint.parent_id
-    )
-    refs: dict[str, str] = json.loads(conn.execute(query).scalar() or "{}")
-    return {
-        ch: refs[ch] for ch, v in wanted.items() if refs.get(ch) == v or refs.get(ch, "").startswith(f"{v}#")
-    }
-
-
-def _drop_unreferenced(conn: Connection, lane: Lane) -> None:
-    b = t.checkpoint_blobs.c
-    refs = conn.execute(select(t.checkpoints.c.refs).where(*_at(t.checkpoints, lane))).scalars()
-    used = {pair for stored in refs for pair in json.loads(stored).items()}
-    stored = conn.execute(select(b.channel, b.version).where(*_at(t.checkpoint_blobs, lane))).all()
-    for chunk in _chunks([(r.channel, r.version) for r in stored if (r.channel, r.version) not in used]):
-        conn.execute(t.checkpoint_blobs.delete().where(*_at(t.checkpoint_blobs, lane), _one_of(chunk)))
-
-
-def _wanted(wanted: Wanted, after: Row[Any] | None) -> Any:
-    c = t.checkpoints.c
-    query = select(t.checkpoints).where(c.tenant == wanted.tenant)
-    parts = ((c.thread_id, wanted.thread_id), (c.checkpoint_ns, wanted.ns), (c.checkpoint_id, wanted.id))
-    query = query.where(*(column == value for column, value in parts if value is not None))
-    if wanted.before is not None:
-        query = query.where(c.checkpoint_id < wanted.before)
-    if after is not None:
-        # The same id can be in several lanes. The first condition is there for the index.
-        id_, thread, ns = after.checkpoint_id, after.thread_id, after.checkpoint_ns
-        later = or_(c.thread_id > thread, and_(c.thread_id == thread, c.checkpoint_ns > ns))
-        query = query.where(c.checkpoint_id <= id_, or_(c.checkpoint_id < id_, later))
-    return query.order_by(c.checkpoint_id.desc(), c.thread_id, c.checkpoint_ns)
-
-
-def _complete(conn: Connection, rows: Sequence[Row[Any]]) -> list[StoredCheckpoint]:
-    """Rows with their channel values and pending writes, which are read once for all rows of a lane."""
-    found = [
-        (
-            StoredCheckpoint(_lane(r), r.checkpoint_id, r.parent_id, _whole(r), r.metadata),
-            json.loads(r.refs),
-        )
-        for r in rows
-    ]
-    for lane in dict.fromkeys(checkpoint.lane for checkpoint, _ in found):
-        mine = [(checkpoint, refs) for checkpoint, refs in found if checkpoint.lane == lane]
-        values = _values(conn, lane, {pair for _, refs in mine for pair in refs.items()})
-        writes = _writes(conn, lane, [checkpoint.id for checkpoint, _ in mine])
-        for checkpoint, refs in mine:
-            checkpoint.writes.extend(writes[checkpoint.id])
-            for pair in refs.items():
-                if pair not in values:
-                    where = f"checkpoint {checkpoint.id} of thread {lane.thread_id!r}"
-                    raise VaultError(f"{where} is damaged: its value of channel {pair[0]!r} is missing")
-                checkpoint.values[pair[0]] = values[pair]
-    return [checkpoint for checkpoint, _ in found]
-
-
-def _values(conn: Connection, lane: Lane, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Typed]:
-    query = select(t.checkpoint_blobs).where(*_at(t.checkpoint_blobs, lane))
-    rows = (row for chunk in _chunks(pairs) for row in conn.execute(query.where(_one_of(chunk))))
-    return {
-        (row.channel, row.version): _verified(row, f"its value of channel {row.channel!r}") for row in rows
-    }
-
-
-def _writes(conn: Connection, lane: Lane, ids: Sequence[str]) -> dict[str, list[StoredWrite]]:
-    found: dict[str, list[StoredWrite]] = defaultdict(list)
-    query = select(t.checkpoint_writes).where(*_at(t.checkpoint_writes, lane))
-    for r in conn.execute(query.where(t.checkpoint_writes.c.checkpoint_id.in_(ids))):
-        write = StoredWrite(
-            r.task_id, r.task_path, r.idx, r.channel, _verified(r, f"a write to channel {r.channel!r}")
-        )
-        found[r.checkpoint_id].append(write)
-    for writes in found.values():
-        # Sorted here, not by SQL: a database's collation need not be Python's order.
-        writes.sort(key=lambda w: (w.task_path, w.task_id, w.idx))
-    return found
-
-
-def checkpoint_digest(row: Mapping[str, Any]) -> str:
-    """Checksum of a row of `checkpoints`: its body, what it refers to, and its metadata."""
-    rest = f"{row['refs']}{row['metadata']}".encode(errors="surrogateescape")
-    return digest_of(row["type"], row["checkpoint"] + rest)
-
-
-def _whole(row: Row[Any]) -> Typed:
-    if checkpoint_digest(dict(row._mapping)) != row.digest:
-        raise _damaged(row, f"checkpoint {row.checkpoint_id} with its metadata")
-    return row.type, row.checkpoint
-
-
-def _verified(row: Any, what: str) -> Typed:
-    """A serialized value, if it is what was written.
-
-    Raises:
-        VaultError: its checksum does not match.
-    """
-    if digest_of(row.type, row.value) != row.digest:
-        raise _damaged(row, what)
-    return row.type, row.value
-
-
-def _damaged(row: Any, what: str) -> VaultError:
-    return VaultError(
-        f"a checkpoint of thread {row.thread_id!r} is damaged: the checksum of {what} does not match; "
-        "restore a backup, or continue the thread from another checkpoint"
-    )
-
-
-def _one_of(pairs: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
-    # SQLite uses the primary key for this form; for `(channel, version) IN (…)` it scans the lane.
-    b = t.checkpoint_blobs.c
-    return or_(*(and_(b.channel == channel, b.version == version) for channel, version in pairs))
-
-
-def _address(lane: Lane) -> dict[str, str]:
-    return {"tenant": lane.tenant, "thread_id": lane.thread_id, "checkpoint_ns": lane.ns}
-
-
-def _at(table: Table, lane: Lane) -> list[ColumnElement[bool]]:
-    return [table.c[k] == v for k, v in _address(lane).items()]
-
-
-def _lane(row: Any) -> Lane:
-    return Lane(row.tenant, row.thread_id, row.checkpoint_ns)
-
-
-def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
-    every = list(items)
-    return (every[i : i + _CHUNK] for i in range(0, len(every), _CHUNK))
+    def _content(
+        self,
+        conn: Connection,
+        thread: Thread,
+        some: Sequence[Opened],
+        skip: Callable[[Ref], bool] | None,
+    ) -> Mapping[Ref, list[Entry] | bytes]:
+        """The writes of some checkpoints of a thread, into these, and all blobs that they and the values need."""
+        by_ns: dict[str, dict[str, Opened]] = defaultdict(dict)
+        for opened in some:
+            by_ns[opened.checkpoint.lane.ns][opened.checkpoint.id] = opened
+        entries: list[Entry] = [entry for opened in some for entry in opened.entries()]
+        for ns, by_id in by_ns.items():
+            for marks, ids in batches(by_id):
+                sql = (
+                    f"SELECT {WRITE_COLUMNS} FROM checkpoint_writes "
+                    f"WHERE thread = ? AND checkpoint_ns = ? AND checkpoint_id IN ({marks})"
+                )
+                for row in self._run(conn, sql, (thread.seq, ns, *ids)):
+                    write = self._rows.open_write(thread, row)
+                    by_id[row[1]].checkpoint.writes.append(write)
+                    entries += write.value.entries  # type: ignore[union-attr]
+        return self._chunks.fetch(conn, thread, entries, skip)

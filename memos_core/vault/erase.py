@@ -22,7 +22,7 @@ _PAGE = 500
 _BUFFER = 1 << 22
 _KEPT = {"audit", "tombstones"}  # name what is gone, without its content
 
-THREAD_TABLES = (t.checkpoints, t.checkpoint_blobs, t.checkpoint_writes)
+THREAD_TABLES = (t.checkpoints, t.checkpoint_chunks, t.checkpoint_writes)
 
 Said = tuple[str, str, str | bytes]  # (cube id or "", what it is, content)
 Thread = tuple[str, str]  # (tenant of the lane, thread id)
@@ -77,6 +77,7 @@ def erase(
     writer.audit.lock(owners | _owners(conn, every))
     every = writer._with_derived(every, plaintext_too=True)  # what was added while we waited
     threads = threads_of(conn, scope) if scope else []
+    _hold(conn, threads)
     said: list[Said] = []
     if content:
         said += _said(conn, every)
@@ -153,13 +154,26 @@ def strings(value: Any) -> Iterator[str]:
 def _said_in_threads(conn: Connection, threads: Sequence[Thread]) -> Iterator[Said]:
     for thread in threads:
         for table in THREAD_TABLES:
-            rows = select(table).where(table.c.tenant == thread[0], table.c.thread_id == thread[1])
+            rows = select(table).where(table.c.thread == _number(thread))
             for row in conn.execute(rows).mappings():
-                for name in ("checkpoint", "value"):
-                    if name in row:
+                for name in ("checkpoint", "refs", "value", "data"):
+                    if row.get(name):
                         yield "", f"checkpoint of thread {thread[1]}", bytes(row[name])
-                if "metadata" in row:
+                if row.get("metadata"):
                     yield "", f"checkpoint of thread {thread[1]}", row["metadata"]
+
+
+def _hold(conn: Connection, threads: Sequence[Thread]) -> None:
+    """Wait for those who write these threads, and keep others waiting."""
+    c = t.threads.c
+    for thread in threads:
+        conn.execute(select(c.seq).where(c.tenant == thread[0], c.thread_id == thread[1]).with_for_update())
+
+
+def _number(thread: Thread) -> Any:
+    """The number of a thread, as a subquery."""
+    c = t.threads.c
+    return select(c.seq).where(c.tenant == thread[0], c.thread_id == thread[1]).scalar_subquery()
 
 
 def _plans_of(conn: Connection, scope: Scope) -> Iterator[str]:
@@ -191,29 +205,22 @@ def threads_of(conn: Connection, scope: Scope) -> list[Thread]:
 
 
 def _thread_ids(conn: Connection, lane: str, session: str | None) -> set[str]:
-    found: set[str] = set()
-    for table in THREAD_TABLES:
-        query = select(table.c.thread_id).where(table.c.tenant == lane).distinct()
-        if session is not None:
-            query = query.where(table.c.thread_id == session)
-        found.update(conn.execute(query).scalars())
-    return found
+    query = select(t.threads.c.thread_id).where(t.threads.c.tenant == lane)
+    if session is not None:
+        query = query.where(t.threads.c.thread_id == session)
+    return set(conn.execute(query).scalars())
 
 
 def _named_users(conn: Connection, lane: str, session: str | None) -> dict[str, set[str]]:
-    """For each thread of a lane, the users that its checkpoints' metadata names."""
-    c = t.checkpoints.c
-    query = select(c.thread_id, c.metadata).where(c.tenant == lane, c.metadata.contains("user_id"))
+    """For each thread of a lane, the users that its checkpoints name."""
+    c, h = t.checkpoints.c, t.threads.c
+    query = select(h.thread_id, c.user_id).join_from(t.threads, t.checkpoints, c.thread == h.seq).distinct()
+    query = query.where(h.tenant == lane, c.user_id.is_not(None))
     if session is not None:
-        query = query.where(c.thread_id == session)
+        query = query.where(h.thread_id == session)
     found: dict[str, set[str]] = {}
-    for row in conn.execute(query.execution_options(yield_per=_PAGE)):
-        try:
-            user = json.loads(row.metadata).get("user_id")
-        except (ValueError, AttributeError):  # damaged: it names nobody
-            continue
-        if isinstance(user, str) and user:
-            found.setdefault(row.thread_id, set()).add(user)
+    for row in conn.execute(query):
+        found.setdefault(row.thread_id, set()).add(row.user_id)
     return found
 
 
@@ -234,9 +241,12 @@ def _erase_plans(conn: Connection, scope: Scope) -> None:
 
 
 def _erase_threads(conn: Connection, threads: Sequence[Thread]) -> None:
-    for tenant, thread in threads:
+    for thread in threads:
         for table in THREAD_TABLES:
-            conn.execute(delete(table).where(table.c.tenant == tenant, table.c.thread_id == thread))
+            conn.execute(delete(table).where(table.c.thread == _number(thread)))
+        conn.execute(
+            delete(t.threads).where(t.threads.c.tenant == thread[0], t.threads.c.thread_id == thread[1])
+        )
 
 
 def _erase_person(conn: Connection, tenant: str, user: str) -> None:
@@ -261,11 +271,13 @@ def leftovers(conn: Connection, ids: Sequence[str], threads: Sequence[Thread]) -
             for chunk in chunks(ids):
                 rows = conn.execute(select(column).where(column.in_(chunk)).distinct()).scalars()
                 found += [(table.name, id_) for id_ in rows]
+    for tenant, thread in threads:
+        if thread in _thread_ids(conn, tenant, thread):
+            found.append((t.threads.name, thread))
     for table in THREAD_TABLES:
-        for tenant, thread in threads:
-            here = (table.c.tenant == tenant, table.c.thread_id == thread)
-            if conn.execute(select(table.c.thread_id).where(*here).limit(1)).first() is not None:
-                found.append((table.name, thread))
+        lost = table.c.thread.not_in(select(t.threads.c.seq))
+        if threads and conn.execute(select(table.c.thread).where(lost).limit(1)).first() is not None:
+            found.append((table.name, "a thread that is gone"))
     return found
 
 

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Table, func, select, text, update
 from memos_core.errors import VaultError
 from memos_core.vault import tables as t
 from memos_core.vault.audit import chain_hash
-from memos_core.vault.checkpoints import checkpoint_digest
-from memos_core.vault.rows import CubeDamaged, complete, complete_damaged, digest_of
+from memos_core.vault.migratethreads import OLD_TABLES, move_threads
+from memos_core.vault.rows import CubeDamaged, complete, complete_damaged
 
 log = logging.getLogger("memos_core.vault")
 Row = dict[str, Any]
@@ -32,8 +32,9 @@ def upgrade(conn: Connection, stored: int, create: Callable[[Connection], None])
     """
     old = _set_aside(conn)
     create(conn)
+    made = {name for version in range(stored, t.SCHEMA_VERSION) for name in _MADE_BY_STEPS[version]}
     for table in t.metadata.sorted_tables:
-        if table.name in old and table.name not in _MADE_BY_STEPS:
+        if table.name in old and table.name not in made:
             rows: Iterable[Row] = _stored(conn, _OLD + table.name)
             for version in range(stored, t.SCHEMA_VERSION):
                 rows = _STEPS[version](table.name, rows)
@@ -42,6 +43,27 @@ def upgrade(conn: Connection, stored: int, create: Callable[[Connection], None])
         _AFTER[version](conn)
     fill_text_index(conn)
     for name in old:
+        conn.exec_driver_sql(f"DROP TABLE {_OLD}{name}")
+    stamp = update(t.meta).where(t.meta.c.key == "schema_version").values(value=str(t.SCHEMA_VERSION))
+    conn.execute(stamp)
+
+
+def upgrade_server(conn: Connection, stored: int) -> None:
+    """Bring the PostgreSQL vault behind `conn` from schema version `stored` to the newest, in its transaction.
+
+    Raises:
+        VaultError: no release wrote that version there.
+    """
+    if stored != 2:  # version 1 was SQLite only
+        raise VaultError(f"the vault is damaged: no release wrote schema version {stored} here")
+    for name in OLD_TABLES:
+        conn.exec_driver_sql(f"ALTER TABLE {name} RENAME TO {_OLD}{name}")
+        conn.exec_driver_sql(f"ALTER TABLE {_OLD}{name} RENAME CONSTRAINT {name}_pkey TO {_OLD}{name}_pkey")
+    conn.exec_driver_sql("DROP INDEX ix_checkpoints_run")
+    t.metadata.create_all(conn)
+    next(index for index in t.cubes.indexes if index.name == "ix_cubes_updated").create(conn)
+    move_threads(conn, _OLD)
+    for name in OLD_TABLES:
         conn.exec_driver_sql(f"DROP TABLE {_OLD}{name}")
     stamp = update(t.meta).where(t.meta.c.key == "schema_version").values(value=str(t.SCHEMA_VERSION))
     conn.execute(stamp)
@@ -86,7 +108,8 @@ def _set_aside(conn: Connection) -> set[str]:
     for row in listed:
         if row.type == "index" and row.sql is not None:
             conn.exec_driver_sql(f"DROP INDEX {row.name}")
-    names = {r.name for r in listed if r.type == "table" and r.name in t.metadata.tables}
+    ours = {*t.metadata.tables, *OLD_TABLES}
+    names = {r.name for r in listed if r.type == "table" and r.name in ours}
     for name in names:
         conn.exec_driver_sql(f"ALTER TABLE {name} RENAME TO {_OLD}{name}")
     return names
@@ -140,10 +163,6 @@ def _from_1(table: str, rows: Iterable[Row]) -> Iterator[Row]:
             row["hash"] = chain_hash(before, row)
             chains[whose] = (row["n"], row["hash"])
             yield row
-        elif table == "checkpoints":
-            yield {**row, "digest": checkpoint_digest(row)}
-        elif table in ("checkpoint_blobs", "checkpoint_writes"):
-            yield {**row, "digest": digest_of(row["type"], row["value"])}
         else:
             yield row
 
@@ -199,6 +218,6 @@ _OWNERS = (  # of damaged versions
     'UPDATE versions SET (tenant, "user") = (SELECT c.tenant, c."user" FROM cubes c WHERE c.id = versions.cube_id) '
     "WHERE tenant = '' AND EXISTS (SELECT 1 FROM cubes c WHERE c.id = versions.cube_id)"
 )
-_MADE_BY_STEPS = {"vectors", "labels", "audit_heads"}
-_STEPS: Mapping[int, Callable[[str, Iterable[Row]], Iterable[Row]]] = {1: _from_1}
-_AFTER: Mapping[int, Callable[[Connection], None]] = {1: _after_1}
+_MADE_BY_STEPS: Mapping[int, set[str]] = {1: {"vectors", "labels", "audit_heads"}, 2: set(OLD_TABLES)}
+_STEPS: Mapping[int, Callable[[str, Iterable[Row]], Iterable[Row]]] = {1: _from_1, 2: lambda _, rows: rows}
+_AFTER: Mapping[int, Callable[[Connection], None]] = {1: _after_1, 2: lambda conn: move_threads(conn, _OLD)}

@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from memos_core.errors import VaultError, missing_extra
 from memos_core.vault import tables as t
 from memos_core.vault.database import LOCAL_TEXTS, POOL_S, READ_ONLY, Database, Location, TextScope
-from memos_core.vault.migrate import copy_rows
+from memos_core.vault.migrate import copy_rows, upgrade_server
 from memos_core.vault.sqlite import SQLite
 from memos_core.vault.words import bm25
 
@@ -39,7 +39,8 @@ _WITH_CONTENT = {
     "vectors",
     "plans",
     "checkpoints",
-    "checkpoint_blobs",
+    "checkpoint_chunks",
+    "threads",
     "checkpoint_writes",
 }
 _STATES = (  # SQLSTATE classes
@@ -98,9 +99,11 @@ class Postgres(Database):
             conn.exec_driver_sql(statement)
 
     def _migrate(self, stored: int) -> None:
-        raise VaultError(  # version 1 was SQLite only
-            f"the vault {self.location.label} is damaged: no release wrote schema version {stored} here"
-        )
+        with self.write() as conn:
+            self._take_turns(conn)
+            found = self._stored_version(conn)  # another host may have been first
+            if found is not None and found < t.SCHEMA_VERSION:
+                upgrade_server(conn, found)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SEP = "\x1f"
 
 metadata = MetaData()
@@ -100,6 +100,7 @@ cubes = Table(
     Column("checksum", _Chars, nullable=False),  # of all that changes only with the version
     UniqueConstraint("tenant", "user", "namespace", "key", name="uq_cubes_address"),
     Index("ix_cubes_scope", "tenant", "user", "semantic_type", "id"),
+    Index("ix_cubes_updated", "tenant", "user", "updated_at"),
     Index("ix_cubes_expiry", "expires_at"),
     Index("ix_cubes_session", "tenant", "session", "semantic_type", "id"),
     Index("ix_cubes_content", "tenant", "user", "content_hash"),
@@ -270,58 +271,78 @@ session_plans = Table(
     Column("plan_id", _Chars, nullable=False),
 )
 
-# LangGraph checkpoints. Values are the serializer's (type, bytes) pairs; nothing here reads them.
+# LangGraph threads. What a thread stores is keyed by its number and goes with it; `seq` is never used again.
+threads = Table(
+    "threads",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("tenant", _Chars, nullable=False),
+    Column("thread_id", _Chars, nullable=False),
+    Column("generation", BigInteger, nullable=False),  # grows when blobs of it are deleted
+    Column("expires_at", BigInteger),
+    UniqueConstraint("tenant", "thread_id", name="uq_threads_id"),
+    Index(
+        "ix_threads_expiry",
+        "expires_at",
+        sqlite_where=text("expires_at IS NOT NULL"),
+        postgresql_where=text("expires_at IS NOT NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+# The serializer's (type, bytes) pairs; nothing here reads them. An encrypted row has its metadata and refs in
+# `checkpoint`, and "aes-gcm" as its type.
 checkpoints = Table(
     "checkpoints",
     metadata,
-    Column("tenant", _Chars, primary_key=True),
-    Column("thread_id", _Chars, primary_key=True),
+    Column("thread", BigInteger, primary_key=True, autoincrement=False),
     Column("checkpoint_ns", _Chars, primary_key=True),
     Column("checkpoint_id", _Chars, primary_key=True),
     Column("parent_id", _Chars),
     Column("run_id", _Chars),
+    Column("user_id", _Chars),  # from its metadata: whose it is, where the saver's view has no user
     Column("type", _Chars, nullable=False),
     Column("checkpoint", LargeBinary, nullable=False),  # without channel_values
-    Column("refs", _Chars, nullable=False),  # JSON: {channel: version of its row in checkpoint_blobs}
+    Column("refs", LargeBinary, nullable=False),  # each channel's version, type and entries
     Column("metadata", _Chars, nullable=False),  # JSON
-    Column("digest", _Chars, nullable=False),  # of type and checkpoint
+    Column("digest", LargeBinary, nullable=False),  # of all this and its address
     Index(
         "ix_checkpoints_run",
-        "tenant",
         "run_id",
         sqlite_where=text("run_id IS NOT NULL"),
         postgresql_where=text("run_id IS NOT NULL"),
     ),
+    Index(
+        "ix_checkpoints_user",
+        "user_id",
+        sqlite_where=text("user_id IS NOT NULL"),
+        postgresql_where=text("user_id IS NOT NULL"),
+    ),
 )
 
-# Channel values by (channel, version): a value that did not change between steps is stored once.
-checkpoint_blobs = Table(
-    "checkpoint_blobs",
+# What values are made of, by hash (see vault/chunking.py): each part is stored once in a thread.
+checkpoint_chunks = Table(
+    "checkpoint_chunks",
     metadata,
-    Column("tenant", _Chars, primary_key=True),
-    Column("thread_id", _Chars, primary_key=True),
-    Column("checkpoint_ns", _Chars, primary_key=True),
-    Column("channel", _Chars, primary_key=True),
-    Column("version", _Chars, primary_key=True),
-    Column("type", _Chars, nullable=False),
-    Column("value", LargeBinary, nullable=False),
-    Column("digest", _Chars, nullable=False),  # of type and value
+    Column("thread", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
 )
 
 checkpoint_writes = Table(
     "checkpoint_writes",
     metadata,
-    Column("tenant", _Chars, primary_key=True),
-    Column("thread_id", _Chars, primary_key=True),
+    Column("thread", BigInteger, primary_key=True, autoincrement=False),
     Column("checkpoint_ns", _Chars, primary_key=True),
     Column("checkpoint_id", _Chars, primary_key=True),
     Column("task_id", _Chars, primary_key=True),
-    Column("idx", Integer, primary_key=True),
+    Column("idx", Integer, primary_key=True, autoincrement=False),
     Column("task_path", _Chars, nullable=False),
     Column("channel", _Chars, nullable=False),
     Column("type", _Chars, nullable=False),
-    Column("value", LargeBinary, nullable=False),
-    Column("digest", _Chars, nullable=False),  # of type and value
+    Column("value", LargeBinary, nullable=False),  # entries
+    Column("digest", LargeBinary, nullable=False),  # of all this and its address
+    sqlite_with_rowid=False,
 )
 
 LIVE_TEXT = "kind = 'plaintext' AND state IN ('generated', 'activated')"

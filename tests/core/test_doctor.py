@@ -25,8 +25,8 @@ def filled(memos: MemOS) -> list[str]:
     view.archive(cubes[3].id)
     view.search("harbour")
     view.read(cubes[2].id)
-    put_thread(memos, "1", {"a": "1"}, a="value one of the thread")
-    put_thread(memos, "2", {"a": "2"}, a="value two of the thread")
+    put_thread(memos, "1", {"a": "1"}, a="value one of the thread " * 9)
+    put_thread(memos, "2", {"a": "2"}, a="value two of the thread " * 9)
     view.turn_finished()
     assert memos.scheduler.wait_idle()
     return [c.id for c in cubes]
@@ -89,10 +89,7 @@ DERIVED = {
         "DELETE FROM checkpoints WHERE checkpoint_id = '1'",
         "DELETE FROM checkpoint_writes WHERE checkpoint_id = '1'",
     ),
-    "writes of a checkpoint that is gone": (
-        "DELETE FROM checkpoints WHERE checkpoint_id = '1'",
-        "DELETE FROM checkpoint_blobs WHERE version = '1'",
-    ),
+    "writes of a checkpoint that is gone": ("DELETE FROM checkpoints WHERE checkpoint_id = '1'",),
     "a session whose plan is gone": (
         "INSERT INTO session_plans (tenant, \"user\", agent, session, plan_id) VALUES ('t', 'u', 'a', 's', 'p')",
     ),
@@ -124,7 +121,7 @@ LOST = {
         "UPDATE checkpoints SET metadata = '{\"x\": 1}' WHERE checkpoint_id = '1'",
         "checkpoint",
     ),
-    "a value of a checkpoint": ("DELETE FROM checkpoint_blobs WHERE version = '1'", "checkpoint"),
+    "a value of a checkpoint": ("DELETE FROM checkpoint_chunks", "checkpoint"),
     "the log": ("UPDATE audit SET principal = 'somebody' WHERE n = 2", "log"),
     "the end of the log": ("DELETE FROM audit WHERE n = (SELECT max(n) FROM audit)", "log"),
 }

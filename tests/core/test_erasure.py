@@ -17,6 +17,7 @@ from memos_core.cube import State
 from memos_core.errors import AccessDenied, InvalidArgument, NotFound
 from memos_core.traces import Fragments, Searcher, files_below
 from memos_core.vault.checkpoints import Lane, StoredCheckpoint, StoredWrite
+from memos_core.vault.chunking import Typed
 
 TEXT = "The launch code of the zeppelin is quartz-umbrella-4711"
 OLDER = "It used to be kept beside the marzipan thermometer, upstairs"
@@ -156,12 +157,13 @@ def test_a_scope_and_no_more_is_erased(memos: MemOS, view: dict[str, str], left:
     assert {c.text for c in [*memos.all_users().find(), *memos.find()]} == left
 
 
-def put_thread(memos: MemOS, tenant: str, thread: str, text: str, metadata: object) -> None:
+def put_thread(memos: MemOS, tenant: str, thread: str, text: str, metadata: dict[str, object]) -> None:
     lane = Lane(tenant, thread)
     body = ("json", json.dumps({"id": "1", "said": text}).encode())
-    stored = StoredCheckpoint(
-        lane, "1", None, body, json.dumps(metadata), {"messages": ("json", text.encode())}
-    )
+    said: Typed = ("json", text.encode())
+    user = metadata.get("user_id")
+    owner = user if isinstance(user, str) else None
+    stored = StoredCheckpoint(lane, "1", None, body, json.dumps(metadata), {"messages": said}, user_id=owner)
     memos.vault.checkpoints.put(stored, {"messages": "1"})
     memos.vault.checkpoints.put_writes(
         lane, "1", [StoredWrite("t", "", 0, "messages", ("json", text.encode()))]

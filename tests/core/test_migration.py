@@ -5,8 +5,13 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from langchain_core.messages import AIMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
 from sqlalchemy import update
 from support import bag_of_words, findings
 
@@ -17,11 +22,20 @@ from memos_core.vault import SCHEMA_VERSION, migrate, tables
 
 # Written by release 0.1 (schema version 1).
 V1 = Path(__file__).parent / "data" / "vault_v1.db"
+# Written by the code before checkpoints were cut (schema version 2): threads "chat" (four turns), "named" (of user
+# alice, in the operator's lane) and "asked" (interrupted, in alice's own).
+V2 = Path(__file__).parent / "data" / "vault_v2.db"
+CHAT: Any = {"configurable": {"thread_id": "chat"}}
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     return Path(shutil.copy(V1, tmp_path / "vault.db"))
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    return Path(shutil.copy(V2, tmp_path / "second.db"))
 
 
 def schema(file: Path) -> set[tuple[str, str]]:
@@ -93,3 +107,118 @@ def test_a_step_that_breaks_something_is_noticed_by_the_doctor(old: Path) -> Non
         with memos.vault.db.write() as conn:
             conn.execute(update(tables.cubes).values(text="other"))
         assert findings(memos) != []
+
+
+# -- from version 2: checkpoints ----------------------------------------------------------------------------
+
+
+def ask(_: MessagesState) -> Any:
+    return {"messages": [AIMessage("you said " + interrupt("name?"))]}
+
+
+def check_threads(memos: MemOS) -> None:
+    """Everything of the threads of `V2` is there, and they go on."""
+    saver = MemOSSaver(memos)
+    listed = list(saver.list(CHAT))
+    assert [f.metadata["step"] for f in listed] == list(range(10, -2, -1))
+    for found in listed:
+        messages = found.checkpoint["channel_values"].get("messages", [])
+        assert [m.id for m in messages] == [
+            f"{'ha'[i % 2]}{i // 2 if i % 2 == 0 else i}" for i in range(len(messages))
+        ]
+        assert (found.parent_config is None) == (found.metadata["step"] == -1)
+    last = listed[0].checkpoint["channel_values"]["messages"]
+    assert len(last) == 8
+    assert last[1].content.startswith("answer 1: the harbour lies in fog")
+    asked = StateGraph(MessagesState).add_node("ask", ask).add_edge(START, "ask")
+    graph = asked.compile(checkpointer=MemOSSaver(memos.scoped(user="alice")))
+    config: Any = {"configurable": {"thread_id": "asked"}}
+    assert graph.get_state(config).tasks[0].interrupts[0].value == "name?"
+    assert graph.invoke(Command(resume="Ada"), config)["messages"][-1].content == "you said Ada"
+    saver.prune(["chat"])
+    assert saver.get_tuple(CHAT).checkpoint["channel_values"]["messages"] == last  # type: ignore[union-attr]
+    assert findings(memos) == []
+    erased = memos.scoped(user="alice").erase(verify=True)
+    assert sorted(erased.threads) == ["asked", "named"]
+    assert erased.traces == ()
+
+
+def test_threads_of_version_2_are_there_and_go_on(second: Path, tmp_path: Path) -> None:
+    with MemOS.open(second, embedder=None) as memos:
+        check_threads(memos)
+        assert [c.text for c in memos.scoped(user="bob").find()] == ["Bob keeps bees"]
+    MemOS.open(tmp_path / "new.db", embedder=None).close()
+    assert schema(second) == schema(tmp_path / "new.db")
+
+
+def test_an_upgrade_stores_each_message_once(second: Path) -> None:
+    before = second.read_bytes().count(b"answer 3: the harbour")
+    MemOS.open(second, embedder=None).close()
+    with sqlite3.connect(second) as conn:
+        conn.execute("VACUUM")
+    conn.close()
+    assert before > 5
+    assert second.read_bytes().count(b"answer 3: the harbour") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "channel"),
+    [
+        (
+            "UPDATE checkpoint_blobs SET value = x'c1' WHERE channel = 'messages' AND tenant = 'default'",
+            "messages",
+        ),
+        ("DELETE FROM checkpoint_blobs WHERE channel = 'messages' AND tenant = 'default'", "messages"),
+        ("UPDATE checkpoints SET metadata = '{}' WHERE thread_id = 'chat'", "checkpoint"),
+    ],
+)
+def test_what_was_damaged_before_an_upgrade_is_damaged_after_it(
+    second: Path, damage: str, channel: str
+) -> None:
+    with sqlite3.connect(second) as conn:
+        conn.execute(damage)
+    conn.close()
+    with MemOS.open(second, embedder=None) as memos:
+        with pytest.raises(VaultError, match=rf"{channel}.*"):
+            MemOSSaver(memos).get_tuple(CHAT)
+        assert any("'chat'" in finding for finding in findings(memos))
+        asked: Any = {"configurable": {"thread_id": "asked"}}
+        assert MemOSSaver(memos.scoped(user="alice")).get_tuple(asked) is not None
+
+
+def test_a_server_of_version_2_is_upgraded(second: Path, postgres_url: str) -> None:
+    """The tables as that release made them, with the rows of `V2`."""
+    MemOS.open(postgres_url, embedder=None).close()
+    with sqlite3.connect(second) as old, psycopg.connect(postgres_url) as new:
+        for table in ("threads", "checkpoints", "checkpoint_chunks", "checkpoint_writes"):
+            new.execute(f"DROP TABLE {table}")  # type: ignore[arg-type]
+        for table, columns in V2_TABLES.items():
+            new.execute(f"CREATE TABLE {table} ({columns})")  # type: ignore[arg-type]
+            rows = old.execute(f"SELECT * FROM {table}").fetchall()
+            marks = ", ".join(["%s"] * len(rows[0]))
+            new.cursor().executemany(f"INSERT INTO {table} VALUES ({marks})", rows)  # type: ignore[arg-type]
+        new.execute(
+            "CREATE INDEX ix_checkpoints_run ON checkpoints (tenant, run_id) WHERE run_id IS NOT NULL"
+        )
+        new.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+    old.close()
+    for _ in range(2):
+        with MemOS.open(postgres_url, embedder=None) as memos:
+            assert MemOSSaver(memos).get_tuple(CHAT) is not None
+    with MemOS.open(postgres_url, embedder=None) as memos:
+        check_threads(memos)
+
+
+_ADDRESS = 'tenant VARCHAR COLLATE "C", thread_id VARCHAR COLLATE "C", checkpoint_ns VARCHAR COLLATE "C", '
+V2_TABLES = {
+    "checkpoints": _ADDRESS
+    + 'checkpoint_id VARCHAR COLLATE "C", parent_id VARCHAR, run_id VARCHAR, type VARCHAR, checkpoint BYTEA, '
+    "refs VARCHAR, metadata VARCHAR, digest VARCHAR, PRIMARY KEY (tenant, thread_id, checkpoint_ns, checkpoint_id)",
+    "checkpoint_blobs": _ADDRESS
+    + 'channel VARCHAR COLLATE "C", version VARCHAR COLLATE "C", type VARCHAR, value BYTEA, digest VARCHAR, '
+    "PRIMARY KEY (tenant, thread_id, checkpoint_ns, channel, version)",
+    "checkpoint_writes": _ADDRESS
+    + 'checkpoint_id VARCHAR COLLATE "C", task_id VARCHAR COLLATE "C", idx INTEGER, task_path VARCHAR, '
+    "channel VARCHAR, type VARCHAR, value BYTEA, digest VARCHAR, "
+    "PRIMARY KEY (tenant, thread_id, checkpoint_ns, checkpoint_id, task_id, idx)",
+}

@@ -41,16 +41,22 @@ class SyncDriven(MemOSSaver):
         self.prune(*args, **kwargs)
 
 
-@pytest.mark.parametrize("where", ["file", ":memory:"])
+@pytest.fixture(params=["file", ":memory:", "postgres"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return str(tmp_path / "vault") if request.param == "file" else ":memory:"
+
+
+@pytest.mark.parametrize("encryption", [False, b"0123456789abcdef"], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_every_capability_conforms(tmp_path: Path, kind: str, where: str) -> None:
+async def test_every_capability_conforms(kind: str, where: str, encryption: bytes | bool) -> None:
     async def factory() -> AsyncIterator[Any]:
-        url = tmp_path / "vault" if where == "file" else where
         if kind == "async":
-            async with AsyncMemOSSaver.from_conn_string(url) as saver:
+            async with AsyncMemOSSaver.from_conn_string(where, encryption=encryption) as saver:
                 yield saver
         else:
-            with SyncDriven.from_conn_string(url) as saver:
+            with SyncDriven.from_conn_string(where, encryption=encryption) as saver:
                 yield saver
 
     report = await validate(checkpointer_test(name=f"MemOSSaver {kind} {where}")(factory))

@@ -22,8 +22,9 @@ def thread(name: str) -> RunnableConfig:
     return {"configurable": {"thread_id": name, "checkpoint_ns": ""}}
 
 
-def filled(vault: Path, make: Make) -> None:
-    """Three threads of two checkpoints each, the second with a pending write."""
+def filled(vault: Path, make: Make) -> dict[str, RunnableConfig]:
+    """Three threads of two checkpoints each, the second with a pending write. Returns the second's configs."""
+    latest: dict[str, RunnableConfig] = {}
     with MemOS.open(vault, embedder=None) as memos:
         saver = MemOSSaver(memos)
         for name in THREADS:
@@ -38,7 +39,9 @@ def filled(vault: Path, make: Make) -> None:
                     {"a": str(step)},
                 )
             saver.put_writes(config, [("b", f"pending in {name} " + "x" * 50)], "task")
+            latest[name] = config
         assert findings(memos) == []
+    return latest
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80])
@@ -64,18 +67,11 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(vault: Path, make: Make, what:
 
 
 def test_the_checkpoint_before_a_damaged_one_can_be_continued(vault: Path, make: Make) -> None:
-    filled(vault, make)
+    latest = filled(vault, make)
     flip(vault / "vault.db", b"value 2 of trip-two", 0x01)
     with MemOS.open(vault, embedder=None) as memos:
         saver = MemOSSaver(memos)
         with pytest.raises(VaultError, match="trip-two"):
             saver.get_tuple(thread("trip-two"))
-        [first] = [
-            b.id for b in memos.vault.checkpoints.bones(memos.scope.tenant, "trip-two") if b.parent_id is None
-        ]
-        config: RunnableConfig = {
-            "configurable": {"thread_id": "trip-two", "checkpoint_ns": "", "checkpoint_id": first}
-        }
-        earlier = saver.get_tuple(config)
-        assert earlier is not None
+        [earlier] = saver.list(thread("trip-two"), before=latest["trip-two"])
         assert earlier.checkpoint["channel_values"]["a"].startswith("value 1 of trip-two ")

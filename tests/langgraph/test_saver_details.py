@@ -13,15 +13,17 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from sqlalchemy import func, select, update
+from support import findings
 
 from langgraph.checkpoint.memos import MemOSSaver
 from memos_core.cube import Scope
 from memos_core.errors import InvalidArgument, MemOSError, VaultError
 from memos_core.memos import MemOS
 from memos_core.vault import tables as t
+from memos_core.vault.checkpoints import CheckpointTable
 
 Make = Callable[..., Checkpoint]
-TABLES = (t.checkpoints, t.checkpoint_blobs, t.checkpoint_writes)
+TABLES = (t.checkpoints, t.checkpoint_chunks, t.checkpoint_writes)
 
 
 @dataclass
@@ -41,6 +43,12 @@ def rows(memos: MemOS) -> list[int]:
 def store(saver: MemOSSaver, config: Any, checkpoint: Checkpoint, **metadata: Any) -> Any:
     versions = checkpoint["channel_versions"]
     return saver.put(config, checkpoint, {"source": "loop", "step": 1, "parents": {}, **metadata}, versions)  # type: ignore[typeddict-item]
+
+
+def reopened(saver: MemOSSaver) -> MemOSSaver:
+    """One that remembers nothing."""
+    saver.memos.vault.checkpoints = CheckpointTable(saver.memos.vault.db)
+    return MemOSSaver(saver.memos)
 
 
 # -- writes ---------------------------------------------------------------------------------------------
@@ -111,7 +119,7 @@ def test_a_value_that_did_not_change_is_stored_once(saver: MemOSSaver, make: Mak
         checkpoint = make({"long": "1", "step": str(step)}, long="x" * 1000, step=step)
         new: ChannelVersions = {"step": str(step)} if step else checkpoint["channel_versions"]
         config = saver.put(config, checkpoint, {"source": "loop"}, new)
-    assert rows(saver.memos) == [5, 6, 0]
+    assert rows(saver.memos) == [5, 1, 0]
     values = [found.checkpoint["channel_values"] for found in saver.list(thread())]
     assert values == [{"long": "x" * 1000, "step": step} for step in (4, 3, 2, 1, 0)]
 
@@ -133,22 +141,29 @@ def test_branches_that_count_alike_keep_their_own_values(saver: MemOSSaver, make
 
 def test_deleting_leaves_nothing_behind(saver: MemOSSaver, make: Make) -> None:
     for thread_id in ("1", "2"):
-        config = store(saver, thread(thread_id), make(a=1), run_id="run-1")
-        store(saver, {"configurable": {**config["configurable"], "checkpoint_ns": "sub:1"}}, make(a=2))
-        saver.put_writes(config, [("c", 1)], "task")
+        config = store(saver, thread(thread_id), make(a="a" * 200), run_id="run-1")
+        store(
+            saver, {"configurable": {**config["configurable"], "checkpoint_ns": "sub:1"}}, make(a="b" * 200)
+        )
+        saver.put_writes(config, [("c", "c" * 200)], "task")
+    assert rows(saver.memos) == [4, 6, 2]
     saver.delete_thread("1")
-    assert rows(saver.memos) == [2, 2, 1]
+    assert rows(saver.memos) == [2, 3, 1]
     child = store(
-        saver, thread("2", checkpoint_id=config["configurable"]["checkpoint_id"]), make({"a": "2"}, a=3)
+        saver,
+        thread("2", checkpoint_id=config["configurable"]["checkpoint_id"]),
+        make({"a": "2"}, a="d" * 200),
     )
     saver.delete_for_runs(["run-1", "run-2"])
     assert rows(saver.memos) == [2, 2, 0]
     found = saver.get_tuple(child)
     assert found is not None
     assert found.parent_config is None
+    assert found.checkpoint["channel_values"] == {"a": "d" * 200}
     saver.delete_thread("2")
     saver.delete_thread("2")
     assert rows(saver.memos) == [0, 0, 0]
+    assert findings(saver.memos) == []
 
 
 def test_a_thread_is_not_copied_over_another(saver: MemOSSaver, make: Make) -> None:
@@ -330,22 +345,25 @@ def test_only_known_types_are_rebuilt(memos: MemOS, make: Make) -> None:
 @pytest.mark.parametrize(
     ("table", "change", "names"),
     [
-        (t.checkpoint_blobs, {"value": b"\xc1"}, "channel 'a'"),
-        (t.checkpoint_blobs, {"type": "pickle"}, "channel 'a'"),
-        (t.checkpoint_blobs, {"version": "7"}, "channel 'a'"),
+        (t.checkpoint_chunks, {"data": b"\xc1"}, "channel 'a'"),
+        (t.checkpoint_chunks, {"hash": b"another"}, "channel 'a'"),
+        (t.checkpoints, {"refs": b"\xc1"}, "checkpoint"),
+        (t.checkpoints, {"checkpoint_ns": "", "parent_id": "another"}, "checkpoint"),
         (t.checkpoints, {"checkpoint": b"\xc1"}, "checkpoint"),
         (t.checkpoints, {"type": "bytes"}, "checkpoint"),
         (t.checkpoints, {"metadata": "{"}, "metadata"),
         (t.checkpoint_writes, {"value": b"\xc1"}, "channel 'c'"),
+        (t.checkpoint_writes, {"channel": "d"}, "channel 'd'"),
     ],
 )
 def test_a_damaged_row_is_one_clear_error(
     saver: MemOSSaver, make: Make, table: Any, change: Any, names: str
 ) -> None:
-    config = store(saver, thread(), make(a=1))
+    config = store(saver, thread(), make(a="a" * 200))
     saver.put_writes(config, [("c", 1)], "task")
     with saver.memos.vault.db.write() as conn:
         conn.execute(update(table).values(**change))
+    saver = reopened(saver)
     with pytest.raises(VaultError, match=names):
         saver.get_tuple(config)
     with pytest.raises(MemOSError, match=names):

@@ -5,9 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from support import findings
 
 from langgraph.checkpoint.memos import MemOSSaver
 
@@ -65,12 +70,13 @@ def test_what_was_acknowledged_survives_sigkill(
     assert writer.returncode == -signal.SIGKILL
     with MemOSSaver.from_conn_string(vault) as saver:
         assert check(saver, "1") >= said[-1]
+        assert findings(saver.memos) == []
 
 
 def test_processes_share_a_vault(vault: Path, environment: dict[str, str]) -> None:
-    names = ["a", "b", "c"]
+    names = list("abcdefgh")
     with MemOSSaver.from_conn_string(vault) as saver:
-        writers = [start(vault, name, 25, environment) for name in names]
+        writers = [start(vault, name, 10, environment) for name in names]
         for writer in writers:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "0\n"
@@ -80,4 +86,68 @@ def test_processes_share_a_vault(vault: Path, environment: dict[str, str]) -> No
         for writer in writers:
             writer.communicate()
             assert writer.returncode == 0
-        assert [check(saver, name) for name in names] == [25, 25, 25]
+        assert [check(saver, name) for name in names] == [10] * 8
+        assert findings(saver.memos) == []
+
+
+ONE_THREAD = """
+import sys
+from langgraph.checkpoint.memos import MemOSSaver
+
+url, name = sys.argv[1:]
+with MemOSSaver.from_conn_string(url) as saver:
+    for n in range(12):
+        id_ = f"{n:04}-{name}"
+        versions = {"log": id_}
+        checkpoint = {
+            "v": 4, "id": id_, "ts": "", "channel_values": {"log": [f"{m} {name} " * 50 for m in range(n)]},
+            "channel_versions": versions, "versions_seen": {},
+        }
+        config = {"configurable": {"thread_id": "shared", "checkpoint_ns": ""}}
+        saver.put(config, checkpoint, {"source": "loop", "step": n}, versions)
+        if n % 5 == 4:
+            saver.prune(["shared"])
+"""
+
+
+def test_processes_write_and_prune_one_thread(vault: Path, environment: dict[str, str]) -> None:
+    with MemOSSaver.from_conn_string(vault) as saver:
+        command = [sys.executable, "-c", ONE_THREAD, str(vault)]
+        writers = [subprocess.Popen([*command, name], env=environment) for name in "abc"]
+        assert [writer.wait() for writer in writers] == [0] * 3
+        for found in saver.list({"configurable": {"thread_id": "shared"}}):
+            n, name = found.metadata["step"], found.checkpoint["id"][-1]
+            assert found.checkpoint["channel_values"] == {"log": [f"{m} {name} " * 50 for m in range(n)]}
+        assert findings(saver.memos) == []
+
+
+def test_32_threads_on_postgres(postgres_url: str) -> None:
+    def reply(state: MessagesState) -> Any:
+        return {"messages": [AIMessage(f"{state['messages'][-1].content} answered " * 30)]}
+
+    with MemOSSaver.from_conn_string(postgres_url) as saver:
+        builder = StateGraph(MessagesState).add_node("reply", reply).add_edge(START, "reply")
+        graph = builder.compile(checkpointer=saver)
+
+        def talk(n: int) -> list[str]:
+            mine: Any = {"configurable": {"thread_id": f"own-{n}", "checkpoint_ns": ""}}
+            shared: Any = {"configurable": {"thread_id": "shared", "checkpoint_ns": ""}}
+            for turn in range(3):
+                graph.invoke({"messages": [HumanMessage(f"{n} says {turn}")]}, mine)
+                graph.update_state(shared, {"messages": [HumanMessage(f"{n} shares {turn} " * 20)]})
+                if n % 8 == 0:
+                    saver.prune([f"own-{n}", "shared"])
+                if n % 8 == 1:
+                    list(saver.list(shared))
+            return [m.content for m in graph.get_state(mine).values["messages"]]
+
+        with ThreadPoolExecutor(32) as pool:
+            said = list(pool.map(talk, range(32)))
+        for n, messages in enumerate(said):
+            assert messages[::2] == [f"{n} says {turn}" for turn in range(3)]
+            assert messages[1::2] == [f"{text} answered " * 30 for text in messages[::2]]
+        shared = {"configurable": {"thread_id": "shared"}}
+        assert graph.get_state(shared).values["messages"]
+        graph.update_state(shared, {"messages": [HumanMessage("the last")]})
+        saver.prune(["shared"])  # a write may have come after its checkpoint was pruned
+        assert findings(saver.memos) == []

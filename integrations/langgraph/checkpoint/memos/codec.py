@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from langgraph.checkpoint.memos.elements import Elements, Pins, StrictSerializer
+from langgraph.checkpoint.memos.paths import where_it_fails
 from memos_core.errors import InvalidArgument, VaultError
-from memos_core.vault.checkpoints import Lane, StoredCheckpoint, Typed, Wanted
+from memos_core.vault.checkpoints import Lane, StoredCheckpoint, Wanted
+from memos_core.vault.chunking import Made, Typed
+from memos_core.vault.chunkstore import Rope
+
+T = TypeVar("T")
 
 
 def strict_serializer(allowed_msgpack_modules: Any = None) -> SerializerProtocol:
@@ -22,7 +29,7 @@ def strict_serializer(allowed_msgpack_modules: Any = None) -> SerializerProtocol
         allowed_msgpack_modules: further types it may rebuild, as classes or (module, name) pairs; True allows
             all, which imports whatever the database names.
     """
-    return JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=allowed_msgpack_modules)
+    return StrictSerializer(pickle_fallback=False, allowed_msgpack_modules=allowed_msgpack_modules)
 
 
 def configurable_of(config: RunnableConfig | None) -> Mapping[str, Any]:
@@ -88,37 +95,110 @@ def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
 
 
-def dump(serde: SerializerProtocol, channel: str, value: Any) -> Typed:
-    """A channel value as bytes.
+class Codec:
+    """Values as bytes, with one serializer, cut by one cutter."""
 
-    Raises:
-        InvalidArgument: the serializer has no form for it. The message names the channel.
-    """
+    def __init__(self, serde: SerializerProtocol, elements: Elements) -> None:
+        self.serde = serde
+        self.elements = elements
+
+    def dump(self, channel: str, value: Any) -> Typed | Made:
+        """A channel value as bytes.
+
+        Raises:
+            InvalidArgument: the serializer has no form for it. The message names the channel and the place in it.
+        """
+        return self._named(channel, value, lambda: self.elements.dump(value)) or self.dump_whole(
+            channel, value
+        )
+
+    def dump_whole(self, channel: str, value: Any) -> Typed:
+        """The same, never cut."""
+        kind, data = self._named(channel, value, lambda: self.serde.dumps_typed(value))
+        return kind, bytes(data)
+
+    def _named(self, channel: str, value: Any, dump: Callable[[], T]) -> T:
+        try:
+            return dump()
+        except Exception as err:
+            at, culprit = where_it_fails(self.serde, value)
+            raise InvalidArgument(
+                f"channel {channel!r}{f', at {at},' if at else ''} holds a {type(culprit).__name__} that cannot be "
+                f"stored: {err}; put plain data, messages or pydantic models into the state, or pass serde="
+            ) from err
+
+    def load(self, rope: Rope, pins: Pins) -> Any:
+        """The inverse of `dump`.
+
+        Raises:
+            VaultError: the stored bytes are damaged, or another serializer wrote them.
+        """
+        try:
+            return self.elements.load(rope, pins)
+        except VaultError:
+            raise
+        except Exception as err:
+            raise _unreadable(rope.what, err) from err
+
+    def load_body(self, body: Typed, where: str) -> dict[str, Any]:
+        """A checkpoint without its values.
+
+        Args:
+            where: what is read, for the message.
+
+        Raises:
+            VaultError: see `load`.
+        """
+        try:
+            found = self.serde.loads_typed(body)
+        except Exception as err:
+            raise _unreadable(where, err) from err
+        if not isinstance(found, dict):
+            raise VaultError(f"{where} is damaged: it holds a {type(found).__name__} instead of a checkpoint")
+        return found
+
+    def to_tuples(self, page: Sequence[StoredCheckpoint], pins: Pins) -> list[CheckpointTuple]:
+        """Stored checkpoints as LangGraph wants them; see `_to_tuple`."""
+        with _collected_once():
+            return [self._to_tuple(stored, pins) for stored in page]
+
+    def _to_tuple(self, stored: StoredCheckpoint, pins: Pins) -> CheckpointTuple:
+        """A stored checkpoint as LangGraph wants it.
+
+        Raises:
+            VaultError: it is damaged; the message names the channel.
+        """
+        lane = stored.lane
+        checkpoint = self.load_body(stored.body, f"checkpoint {stored.id} of thread {lane.thread_id!r}")
+        checkpoint["channel_values"] = {
+            channel: self.load(cast(Rope, value), pins) for channel, value in stored.values.items()
+        }
+        writes = [(w.task_id, w.channel, self.load(cast(Rope, w.value), pins)) for w in stored.writes]
+        return CheckpointTuple(
+            config=config_of(lane.thread_id, lane.ns, stored.id),
+            checkpoint=cast(Checkpoint, checkpoint),
+            metadata=cast(CheckpointMetadata, load_metadata(stored.metadata)),
+            parent_config=config_of(lane.thread_id, lane.ns, stored.parent_id) if stored.parent_id else None,
+            pending_writes=writes,
+        )
+
+
+@contextmanager
+def _collected_once() -> Iterator[None]:
+    """Many messages made at once set off the garbage collector many times, which takes most of the time and finds
+    nothing. So it looks at them once, afterwards."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
     try:
-        kind, data = serde.dumps_typed(value)
-    except Exception as err:
-        raise InvalidArgument(
-            f"channel {channel!r} holds a {type(value).__name__} that cannot be stored: {err}; "
-            "put plain data, messages or pydantic models into the state, or pass serde="
-        ) from err
-    return kind, bytes(data)
+        yield
+    finally:
+        gc.enable()
 
 
-def load(serde: SerializerProtocol, stored: Typed, what: str) -> Any:
-    """The inverse of `dump`.
-
-    Args:
-        what: what is read, for the message.
-
-    Raises:
-        VaultError: the stored bytes are damaged, or another serializer wrote them.
-    """
-    try:
-        return serde.loads_typed(stored)
-    except Exception as err:
-        raise VaultError(
-            f"{what} cannot be read: {err}; it is damaged, or was written with another serde="
-        ) from err
+def _unreadable(what: str, err: Exception) -> VaultError:
+    return VaultError(f"{what} cannot be read: {err}; it is damaged, or was written with another serde=")
 
 
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
@@ -179,33 +259,3 @@ def same_json(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(same_json, a, b))
     return bool(a == b)
-
-
-def to_tuple(serde: SerializerProtocol, stored: StoredCheckpoint) -> CheckpointTuple:
-    """A stored checkpoint as LangGraph wants it.
-
-    Raises:
-        VaultError: it is damaged; the message names the channel.
-    """
-    lane = stored.lane
-    where = f"checkpoint {stored.id} of thread {lane.thread_id!r}"
-    checkpoint = load(serde, stored.body, where)
-    if not isinstance(checkpoint, dict):
-        raise VaultError(
-            f"{where} is damaged: it holds a {type(checkpoint).__name__} instead of a checkpoint"
-        )
-    checkpoint["channel_values"] = {
-        channel: load(serde, value, f"channel {channel!r} of {where}")
-        for channel, value in stored.values.items()
-    }
-    writes = [
-        (w.task_id, w.channel, load(serde, w.value, f"a write to channel {w.channel!r} of {where}"))
-        for w in stored.writes
-    ]
-    return CheckpointTuple(
-        config=config_of(lane.thread_id, lane.ns, stored.id),
-        checkpoint=cast(Checkpoint, checkpoint),
-        metadata=cast(CheckpointMetadata, load_metadata(stored.metadata)),
-        parent_config=config_of(lane.thread_id, lane.ns, stored.parent_id) if stored.parent_id else None,
-        pending_writes=writes,
-    )
