@@ -17,15 +17,22 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
-# What was merged never comes back by itself: its content lives on in the cube that it was merged into. Only who writes
-# to its address begins a new life there. An archived cube is merged by way of being activated, so that nothing
-# disappears from the archive unseen.
+# What was merged never comes back by itself: its content lives on in the cube that it was merged into. An archived cube
+# is merged by way of being activated, so that nothing disappears from the archive unseen.
 LEGAL: dict[State, frozenset[State]] = {
     State.GENERATED: frozenset({State.ACTIVATED, State.MERGED, State.ARCHIVED, State.EXPIRED}),
     State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED}),
-    State.MERGED: frozenset({State.GENERATED, State.ARCHIVED, State.EXPIRED}),
+    State.MERGED: frozenset({State.ARCHIVED, State.EXPIRED}),
     State.ARCHIVED: frozenset({State.ACTIVATED, State.EXPIRED}),
     State.EXPIRED: frozenset(),
+}
+
+# What is written is found: the steps that only a new version takes. An archived memory comes back to life with its new
+# content, and at the address of one that was merged away or has expired a new life begins.
+BY_WRITING = {
+    State.MERGED: State.GENERATED,
+    State.ARCHIVED: State.ACTIVATED,
+    State.EXPIRED: State.GENERATED,
 }
 
 # What a search sees unless asked otherwise.
