@@ -36,7 +36,7 @@ from memos_core.vault.sealing import Encrypted, Plain, Seal
 
 __all__ = ["Bone", "CheckpointTable", "Lane", "StoredCheckpoint", "StoredWrite", "Wanted"]
 
-_PAGES = (8, 32)  # checkpoints of the first page of a listing, and of the largest
+_PAGES = (8, 64)  # checkpoints of the first page of a listing, and of the largest
 _RENEW = 100  # a read renews a thread's time when one part in so many of it has passed
 
 
