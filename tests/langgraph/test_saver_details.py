@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import ormsgpack
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
+from pydantic import BaseModel
 from sqlalchemy import func, select, update
 from support import findings
 
@@ -332,13 +337,52 @@ def test_a_value_that_cannot_be_stored_is_named(saver: MemOSSaver, make: Make) -
     assert rows(saver.memos) == [0, 0, 0]
 
 
-def test_only_known_types_are_rebuilt(memos: MemOS, make: Make) -> None:
-    strict, open_ = MemOSSaver(memos), MemOSSaver(memos, allowed_msgpack_modules=[Mine])
+class Point(BaseModel):
+    x: int
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+def test_data_classes_that_are_loaded_come_back_as_they_were(saver: MemOSSaver, make: Make) -> None:
+    values = {"m": Mine("x"), "p": Point(x=1), "c": Colour.RED, "t": [Pair(1, 2)]}
+    assert saver.get_tuple(store(saver, thread(), make(**values))).checkpoint["channel_values"] == values  # type: ignore[union-attr]
+
+
+def test_what_is_stored_imports_and_calls_nothing(saver: MemOSSaver, make: Make, tmp_path: Path) -> None:
+    (tmp_path / "unheard_of.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Data:\n    x: int\n"
+    )
+    touched = tmp_path / "touched"
+    bad = [
+        ormsgpack.Ext(1, ormsgpack.packb(("os", "system", (f"touch {touched}",)))),
+        ormsgpack.Ext(1, ormsgpack.packb(("subprocess", "Popen", (["touch", str(touched)],)))),
+        ormsgpack.Ext(2, ormsgpack.packb(("unheard_of", "Data", {"x": 1}))),
+        ormsgpack.Ext(3, ormsgpack.packb(("pathlib", "Path", str(touched), "touch"))),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        data = ormsgpack.packb(bad, option=ormsgpack.OPT_NON_STR_KEYS)
+        found = saver.serde.loads_typed(("msgpack", data))
+    assert found[2] == {"x": 1}
+    assert "unheard_of" not in sys.modules
+    assert not touched.exists()
+
+
+def test_a_list_of_types_is_all_that_is_rebuilt(memos: MemOS, make: Make) -> None:
+    strict, open_ = MemOSSaver(memos, allowed_msgpack_modules=[Point]), MemOSSaver(memos)
     config = store(strict, thread(), make(a=Mine("x")))
     assert strict.get_tuple(config).checkpoint["channel_values"] == {"a": {"name": "x"}}  # type: ignore[union-attr]
     assert open_.get_tuple(config).checkpoint["channel_values"] == {"a": Mine("x")}  # type: ignore[union-attr]
     allowed = strict.with_allowlist([(Mine.__module__, "Mine")])
     assert isinstance(allowed, MemOSSaver)
+    assert open_.with_allowlist([("decimal", "Decimal")]).get_tuple(config) == open_.get_tuple(config)
     assert allowed.get_tuple(config).checkpoint["channel_values"] == {"a": Mine("x")}  # type: ignore[union-attr]
 
 

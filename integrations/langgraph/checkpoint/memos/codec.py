@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from langgraph.checkpoint.memos.elements import Elements, Pins, StrictSerializer
+from langgraph.checkpoint.memos.elements import Elements, Pins
 from langgraph.checkpoint.memos.paths import where_it_fails
 from memos_core.errors import InvalidArgument, VaultError
 from memos_core.vault.checkpoints import Lane, StoredCheckpoint, Wanted
@@ -20,16 +20,6 @@ from memos_core.vault.chunking import Made, Typed
 from memos_core.vault.chunkstore import Rope
 
 T = TypeVar("T")
-
-
-def strict_serializer(allowed_msgpack_modules: Any = None) -> SerializerProtocol:
-    """LangGraph's serializer, without pickle, rebuilding only types that are known to be safe.
-
-    Args:
-        allowed_msgpack_modules: further types it may rebuild, as classes or (module, name) pairs; True allows
-            all, which imports whatever the database names.
-    """
-    return StrictSerializer(pickle_fallback=False, allowed_msgpack_modules=allowed_msgpack_modules)
 
 
 def configurable_of(config: RunnableConfig | None) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any
 import ormsgpack
 from langchain_core import messages as lc
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel
 
+from langgraph.checkpoint.memos.serde import StrictSerializer
 from memos_core.vault.chunking import LARGE, Cutter, Element, Entry, Made, Ref
 from memos_core.vault.chunkstore import Rope
 
@@ -48,11 +48,6 @@ _PLAIN = (
     | ormsgpack.OPT_REPLACE_SURROGATES
 )
 _LIMIT = 8 << 20  # bytes, of each half of a memory
-
-
-class StrictSerializer(JsonPlusSerializer):
-    """LangGraph's serializer, without pickle, rebuilding only types that are known to be safe. That it is this class
-    tells that it turns equal messages into equal bytes and back."""
 
 
 class _NotPlain(Exception):

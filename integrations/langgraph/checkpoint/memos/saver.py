@@ -28,6 +28,7 @@ from langgraph.checkpoint.memos import codec
 from langgraph.checkpoint.memos.codec import Codec
 from langgraph.checkpoint.memos.elements import Elements, Pins
 from langgraph.checkpoint.memos.pruning import needed
+from langgraph.checkpoint.memos.serde import StrictSerializer
 from langgraph.checkpoint.memos.sweeper import TTLSweeper
 from memos_core.cube import ANY_USER
 from memos_core.errors import InvalidArgument
@@ -49,8 +50,8 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
     The view isolates threads: no saver sees another tenant's, and one over a user's view sees and makes only
     that user's; over the operator's view, the application answers for who asks for which thread. Each message
     (or large element of a list or dict) of a thread is stored once; a checkpoint refers to it. Nothing is
-    pickled, and only types that are known to be safe are rebuilt: an instance of a class of your own comes
-    back as the plain data it was stored as, unless `allowed_msgpack_modules` names it.
+    pickled, and nothing is imported because the database says so: an instance of a data class of your own comes
+    back as one where its module is loaded, else as the plain data it was stored as (see `StrictSerializer`).
 
     When a graph's state moves on, the view's scheduler is told, so that it prepares the user's next turn. The
     user is the view's, or else `config["configurable"]["user_id"]`.
@@ -58,7 +59,8 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
     Args:
         memos: an open view. It stays yours: closing it is up to you.
         serde: another serializer. `langgraph`'s `EncryptedSerializer` works.
-        allowed_msgpack_modules: classes, or (module, name) pairs, that may be rebuilt from a checkpoint.
+        allowed_msgpack_modules: classes, or (module, name) pairs: then these and the safe ones are rebuilt, and no
+            others.
         ttl: `{"default_ttl": minutes}` makes a thread expire when nothing was put into it for so long, and with
             `"refresh_on_read"` (the default) nothing read from it either. What has expired is not seen any more;
             `sweep_ttl` removes it, which `start_ttl_sweeper` does every `"sweep_interval_minutes"` (5).
@@ -95,7 +97,7 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
             )
         if on_conflict not in ("fork", "error"):
             raise InvalidArgument(f"on_conflict must be 'fork' or 'error', got {on_conflict!r}")
-        BaseCheckpointSaver.__init__(self, serde=serde or codec.strict_serializer(allowed_msgpack_modules))
+        BaseCheckpointSaver.__init__(self, serde=serde or StrictSerializer(allowed_msgpack_modules))
         TTLSweeper.__init__(self, ttl)
         self.memos = memos
         self._alone = on_conflict == "error"
