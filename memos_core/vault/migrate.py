@@ -61,7 +61,7 @@ def upgrade_server(conn: Connection, stored: int) -> None:
         conn.exec_driver_sql(f"ALTER TABLE {_OLD}{name} RENAME CONSTRAINT {name}_pkey TO {_OLD}{name}_pkey")
     conn.exec_driver_sql("DROP INDEX ix_checkpoints_run")
     t.metadata.create_all(conn)
-    next(index for index in t.cubes.indexes if index.name == "ix_cubes_updated").create(conn)
+    next(index for index in t.cubes.indexes if index.name == "ix_cubes_updated").create(conn, checkfirst=True)
     move_threads(conn, _OLD)
     for name in OLD_TABLES:
         conn.exec_driver_sql(f"DROP TABLE {_OLD}{name}")

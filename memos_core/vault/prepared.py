@@ -212,7 +212,8 @@ def _marked(which: CubeFilter) -> tuple[CubeFilter, dict[str | int, _Get]]:
     getters: dict[str | int, _Get] = {}
     parts: dict[str, str] = {"tenant": _MARK + "tenant"}
     for part in ("user", "agent", "session"):
-        if getattr(which.scope, part) not in (None, ANY_USER):
+        value = getattr(which.scope, part)
+        if value is not None and (part != "user" or value != ANY_USER):  # only of users is "*" every one
             parts[part] = _MARK + part
         elif part == "user" and which.scope.user == ANY_USER:
             parts[part] = ANY_USER
