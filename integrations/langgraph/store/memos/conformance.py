@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 _WIDTH = 70  # characters of a cell
+_LIFE, _LONG_LIFE = 0.05, 60.0  # minutes that a TTL lasts: where one sleeps, and where nobody waits for it
 Opened = AbstractContextManager[BaseStore] | AbstractAsyncContextManager[BaseStore]
 Make = Callable[[IndexConfig | None, TTLConfig | None], Opened]
 Wait = Callable[[BaseStore, float], None]
@@ -87,27 +88,28 @@ def run(
         asynchronous: ask the store through its async methods; `make` is called, and an async context manager entered,
             in an event loop.
         only: the names of the checks to run; None: all.
-        wait: lets so many minutes pass for a store; None sleeps.
+        wait: lets so many minutes pass for a store, without sleeping: the TTLs are long then; None sleeps.
     """
     for check in CHECKS:
         if only is None or check.name in only:
-            yield _outcome(check, make, asynchronous, wait or _sleep)
+            yield _outcome(check, make, asynchronous, wait)
 
 
-def _outcome(check: Check, make: Make, asynchronous: bool, wait: Wait) -> Outcome:
+def _outcome(check: Check, make: Make, asynchronous: bool, wait: Wait | None) -> Outcome:
+    wait, life = (wait, _LONG_LIFE) if wait is not None else (_sleep, _LIFE)
     embedder = Words() if check.index is not None else None
     index: IndexConfig | None = None
     if check.index is not None and embedder is not None:
         index = {**check.index, "embed": embedder}
     with ExitStack() as stack:
         try:
-            store, call = _open(stack, make, asynchronous, index, check.ttl)
+            store, call = _open(stack, make, asynchronous, index, check.configured(life))
         except Exception as err:  # noqa: BLE001 - whatever a store raises
             return Outcome(check.name, "cannot", _line(err))
         if check.ttl is not None and not store.supports_ttl:
             return Outcome(check.name, "cannot", "it has no TTL")
         try:
-            check.run(Subject(call, lambda minutes: wait(store, minutes), embedder))
+            check.run(Subject(call, partial(wait, store), life, embedder))
         except Difference as err:
             return Outcome(check.name, "differs", str(err))
         except NotImplementedError as err:

@@ -14,7 +14,7 @@ from langgraph.store.base import (
 )
 
 DIMS = 64
-TTL = 0.05  # minutes
+TTL = 1.0  # lives: `Subject` and `configured` know how long one lasts
 
 
 class Difference(Exception):
@@ -49,18 +49,25 @@ class Subject:
 
     Args:
         call: `call("put", …)` calls `put`, or `aput` in an event loop. wait: lets some minutes pass.
-        embedder: the one it was given, if any.
+        life: minutes that a life lasts. embedder: the one it was given, if any.
     """
 
     def __init__(
-        self, call: Callable[..., Any], wait: Callable[[float], None], embedder: Words | None
+        self, call: Callable[..., Any], wait: Callable[[float], None], life: float, embedder: Words | None
     ) -> None:
         self._call = call
-        self.wait = wait
+        self._wait = wait
+        self._life = life
         self.embedder = embedder
 
+    def wait(self, lives: float) -> None:
+        """Let some lives pass."""
+        self._wait(lives * self._life)
+
     def put(self, namespace: tuple[str, ...], key: str, value: dict[Any, Any], **how: Any) -> None:
-        """See `BaseStore.put`."""
+        """See `BaseStore.put`; a `ttl` is in lives."""
+        if how.get("ttl") is not None:
+            how["ttl"] *= self._life
         self._call("put", namespace, key, value, **how)
 
     def get(self, namespace: tuple[str, ...], key: str, **how: Any) -> Any:
@@ -105,13 +112,20 @@ class Check:
     """One decided behaviour.
 
     Args:
-        name: what is expected, as a sentence. index, ttl: what the store must be opened with.
+        name: what is expected, as a sentence. index, ttl: what the store must be opened with; TTLs are in lives.
     """
 
     name: str
     run: Callable[[Subject], None]
     index: IndexConfig | None = None
     ttl: TTLConfig | None = None
+
+    def configured(self, life: float) -> TTLConfig | None:
+        """Its `ttl` with lives of so many minutes."""
+        default = (self.ttl or {}).get("default_ttl")
+        return (
+            self.ttl if self.ttl is None or default is None else {**self.ttl, "default_ttl": default * life}
+        )
 
 
 CHECKS: list[Check] = []  # in the order of the table
