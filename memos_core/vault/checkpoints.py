@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import Connection
 
@@ -55,6 +56,9 @@ class CheckpointTable:
         self._rows = Rows(seal)
         self._chunks = ChunkStore(db, seal)
         self.cutter = Cutter(seal.name)
+        self.forgotten = 0
+        """Grows with every `forget`: who keeps values that came from here drops them then."""
+        self._encrypted: WeakSet[CheckpointTable] = WeakSet()
 
     def encrypted(self, key: bytes) -> CheckpointTable:
         """The same table for rows that are encrypted with a key.
@@ -62,7 +66,16 @@ class CheckpointTable:
         Raises:
             InvalidArgument: see `Encrypted`.
         """
-        return CheckpointTable(self._db, Encrypted(key))
+        made = CheckpointTable(self._db, Encrypted(key))
+        self._encrypted.add(made)
+        return made
+
+    def forget(self) -> None:
+        """Something was erased: drop what is kept of it in memory."""
+        self._chunks.cache.clear()
+        self.forgotten += 1
+        for table in list(self._encrypted):
+            table.forget()
 
     # -- write ---------------------------------------------------------------------------------------------
 

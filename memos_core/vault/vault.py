@@ -97,12 +97,13 @@ class Vault:
         """Something was deleted: drop what this process keeps of texts.
 
         Args:
-            erased: also single words and what headers say.
+            erased: also single words, what headers say, and messages of checkpoints.
         """
         forget_texts()
         if erased:
             forget_words()
             forget_headers()
+            self.checkpoints.forget()
 
     # -- write ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import string
 from collections.abc import Callable
@@ -239,3 +240,27 @@ def test_messages_that_are_equal_but_not_alike_are_told_apart(
                 stored = found.checkpoint["channel_values"]["messages"]  # type: ignore[union-attr]
                 expected = saver.serde.loads_typed(saver.serde.dumps_typed(messages))
                 assert repr(stored) == repr(expected)
+
+
+def in_memory(text: str) -> list[object]:
+    """What this process keeps that has a text in it."""
+    gc.collect()
+    raw = text.encode()
+    return [
+        holder for holder in gc.get_objects() for part in gc.get_referents(holder)
+        if (type(part) is str and part is not text and text in part) or (type(part) is bytes and part is not raw and raw in part)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encryption", [False, b"k" * 32], ids=["plain", "encrypted"])
+def test_what_is_erased_is_not_kept_in_memory_either(vault: Path, encryption: bytes | bool) -> None:
+    secret = said(30)
+    with MemOSSaver.from_conn_string(vault, encryption=encryption) as saver:
+        config: Any = {"configurable": {"thread_id": "1", "user_id": "ada"}}
+        graph = chat(saver)
+        graph.invoke({"messages": [HumanMessage(f"It is {secret}, {said(300)}")]}, config)
+        assert secret in texts(graph)[0]
+        assert in_memory(secret)
+        saver.memos.scoped(user="ada").erase()
+        assert graph.get_state(config).values == {}
+        assert in_memory(secret) == []

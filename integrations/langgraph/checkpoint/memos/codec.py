@@ -86,11 +86,16 @@ def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:
 
 
 class Codec:
-    """Values as bytes, with one serializer, cut by one cutter."""
+    """Values as bytes, with one serializer, cut by one cutter.
 
-    def __init__(self, serde: SerializerProtocol, elements: Elements) -> None:
+    Args:
+        forgotten: see `CheckpointTable.forgotten`; as it was when `elements` remembered nothing.
+    """
+
+    def __init__(self, serde: SerializerProtocol, elements: Elements, forgotten: int = 0) -> None:
         self.serde = serde
         self.elements = elements
+        self.forgotten = forgotten
 
     def dump(self, channel: str, value: Any) -> Typed | Made:
         """A channel value as bytes.

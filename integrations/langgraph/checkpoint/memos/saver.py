@@ -135,10 +135,12 @@ class MemOSSaver(TTLSweeper, BaseCheckpointSaver[str]):
 
     @property
     def _codec(self) -> Codec:
-        """For the serializer of now: `with_allowlist` makes a copy of this saver with another."""
-        known = self._known_codec
-        if known is None or known.serde is not self.serde:
-            known = self._known_codec = Codec(self.serde, Elements(self.serde, self._table.cutter))
+        """For the serializer of now: `with_allowlist` makes a copy of this saver with another. A new one after an
+        erasure: it remembers messages."""
+        known, forgotten = self._known_codec, self._table.forgotten
+        if known is None or known.serde is not self.serde or known.forgotten != forgotten:
+            elements = Elements(self.serde, self._table.cutter)
+            known = self._known_codec = Codec(self.serde, elements, forgotten)
         return known
 
     @property
