@@ -15,8 +15,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy integrations/langgraph/*/memos/*.py integrations/llama_index/memory/memos/*.py
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ttft --quick

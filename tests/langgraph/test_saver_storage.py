@@ -246,10 +246,13 @@ def in_memory(text: str) -> list[object]:
     """What this process keeps that has a text in it."""
     gc.collect()
     raw = text.encode()
-    return [
-        holder for holder in gc.get_objects() for part in gc.get_referents(holder)
-        if (type(part) is str and part is not text and text in part) or (type(part) is bytes and part is not raw and raw in part)
-    ]  # fmt: skip
+
+    def holds(part: object) -> bool:
+        if part is text or part is raw:
+            return False
+        return (isinstance(part, str) and text in part) or (isinstance(part, bytes) and raw in part)
+
+    return [holder for holder in gc.get_objects() if any(map(holds, gc.get_referents(holder)))]
 
 
 @pytest.mark.parametrize("encryption", [False, b"k" * 32], ids=["plain", "encrypted"])

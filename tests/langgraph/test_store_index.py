@@ -47,7 +47,9 @@ class Later:
 DIMS = len(words(["x"])[0])
 
 
-@pytest.mark.parametrize("embed", [words, Asked(), embed_later, Later()], ids=["function", "object", "coroutine function", "awaitable object"])
+@pytest.mark.parametrize(
+    "embed", [words, Asked(), embed_later, Later()], ids=["function", "object", "coroutine", "later"]
+)
 def test_every_form_of_embedder(vault: Path, embed: Any) -> None:
     with MemOSStore.from_conn_string(vault, index={"dims": DIMS, "embed": embed}) as store:
         store.batch(
