@@ -338,7 +338,7 @@ def _engine(file: Path | None, *, as_it_lies: bool = False) -> Engine:
     @event.listens_for(engine, "begin")
     def _on_begin(conn: Connection) -> None:
         # A writer takes the write lock at once: upgrading a read later can fail with "locked".
-        conn.exec_driver_sql(
+        driver(conn).execute(
             "BEGIN IMMEDIATE" if conn.get_execution_options().get("memos_write") else "BEGIN"
         )
 

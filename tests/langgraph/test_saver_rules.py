@@ -111,7 +111,7 @@ def versions_have_the_official_format(saver: MemOSSaver) -> None:
     versions = [saver.get_next_version(None, None)]
     for _ in range(12):
         versions.append(saver.get_next_version(versions[-1], None))
-    assert all(re.fullmatch(r"\d{32}\.0\.\d+(e-\d+)?", version) for version in versions)
+    assert all(re.fullmatch(r"\d{32}\.0+\.\d+(e-\d+)?", version) for version in versions)
     assert versions == sorted(versions)
     assert saver.get_next_version(versions[0], None) != saver.get_next_version(versions[0], None)
 
