@@ -17,7 +17,8 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy integrations/langgraph/*/memos/*.py integrations/llama_index/memory/memos/*.py
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	# Three workers on two cores: most tests wait for the disk. A file's tests share what they load.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ttft --quick

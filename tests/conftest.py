@@ -48,10 +48,6 @@ def vault_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that load a real model follow one another in one worker: two at once take three times as long."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.get_closest_marker("model"):
-                item.add_marker(pytest.mark.xdist_group("model"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: of several workers, none is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("model") is None)
