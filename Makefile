@@ -11,13 +11,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 quickstart: $(VENV)/.installed
 	$(BIN)/memos quickstart
 
+# Three workers on two cores: most tests wait for the disk. A file's tests share what they load.
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy integrations/langgraph/*/memos/*.py integrations/llama_index/memory/memos/*.py
 	$(BIN)/lint-imports
-	# Three workers on two cores: most tests wait for the disk. A file's tests share what they load.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-test
