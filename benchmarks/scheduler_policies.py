@@ -68,21 +68,19 @@ class Cache:
         self._ticks += 1
         self._uses[piece] = self._uses.get(piece, 0) + 1
         cost = world.costs.prefill(piece.start, piece.start + piece.tokens) / max(piece.tokens, 1)
-        self._values[piece] = (
-            self._age["memory"] + self._uses[piece] * cost if self._by_cost else self._ticks
-        )
+        self._values[piece] = self._age["memory"] + self._uses[piece] * cost if self._by_cost else self._ticks
 
     def _shrink(self, world: World) -> None:
         pieces = list(world.pieces())
         self._values = {p: self._values.get(p, 0.0) for p in pieces}
         self._uses = {p: self._uses.get(p, 0) for p in pieces}
-        while sum(p.memory for p in pieces) > world.memory:
+        while (over := sum(p.memory for p in pieces) - world.memory) > 0:
             victim = self._end(pieces, "memory")
-            if victim.disk < victim.memory:
-                victim.disk = victim.memory
-            victim.memory = 0
-        while sum(p.disk for p in pieces) > world.disk:
-            self._end(pieces, "disk").disk = 0
+            victim.disk = max(victim.disk, victim.memory)
+            victim.memory -= min(over, victim.memory)  # blocks from its end, no more than needed
+        while (over := sum(p.disk for p in pieces) - world.disk) > 0:
+            victim = self._end(pieces, "disk")
+            victim.disk -= min(over, victim.disk)
 
     def _end(self, pieces: list[Piece], tier: str) -> Piece:
         """The least valuable piece in a tier that has nothing of its chain behind it there."""
@@ -130,10 +128,9 @@ class Planned:
             piece = pieces[move.segment.key]
             held = piece.held
             if move.tier == "memory":
+                piece.memory = min(piece.memory, move.tokens)
                 piece.disk = min(piece.disk, move.also_on_disk)
                 if move.tokens > piece.memory:
-                    # What is only on disk stays there until it is read, if that does not take others' room.
-                    piece.disk = max(piece.disk, 0)
                     jobs.append(Job(piece, "memory", move.tokens))
             elif move.tier == "disk":
                 piece.memory, piece.disk = 0, min(held, move.tokens)

@@ -40,19 +40,23 @@ class Turn:
     learned: int
 
 
-def locomo(path: Path, seed: int) -> list[Turn]:
-    """Each speaker's sessions as a user's turns: sessions at their hours of the day, the calendar run
-    faster; what the other speaker says is the agent's reply. Pauses between turns are drawn: the time to read the reply and
-    to type, times a spread."""
+def locomo(path: Path, seed: int, copies: int = 3) -> list[Turn]:
+    """Each speaker's sessions as a user's turns: sessions at their hours of the day, the calendar run faster;
+    what the other speaker says is the agent's reply. Pauses between turns are drawn: the time to read the reply
+    and to type, times a spread.
+
+    Args:
+        copies: users made from a speaker, who begin on different days and at different hours.
+    """
     draw = random.Random(seed)
     turns = []
     for sample in json.loads(path.read_text()):
         talk = sample["conversation"]
-        for speaker in (talk["speaker_a"], talk["speaker_b"]):
-            scope = Scope(user=f"{sample['sample_id']} {speaker}")
-            free = 0.0
+        for n, speaker in enumerate([talk["speaker_a"], talk["speaker_b"]] * copies):
+            scope = Scope(user=f"{sample['sample_id']} {speaker} {n // 2}")
+            first, free = draw.uniform(0, 7 * DAY), 0.0
             for number, start, lines in _sessions(talk):
-                at = max(start + draw.uniform(0, 1800), free + 60)
+                at = max(first + start + draw.uniform(0, 1800), free + 60)
                 for said, reply in _exchanges(lines, speaker):
                     heard = int(len(reply.split()) * _TOKENS_A_WORD)
                     spoken = int(len(said.split()) * _TOKENS_A_WORD)

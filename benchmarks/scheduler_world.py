@@ -17,7 +17,7 @@ from memos_core.scheduler.placement import Costs, Tier
 SYSTEM, RESIDENT, CHOSEN_ANEW = 60, 3072, 2304
 CHUNK = 512
 DECODE_S = 0.045
-LOOK_AGAIN = 600.0  # seconds after which policies look again when nothing happens
+LOOK_AGAIN = 900.0  # seconds after which policies look again when nothing happens
 
 
 @dataclass(eq=False)
@@ -85,6 +85,8 @@ class Figures:
     first_token_s: list[float] = field(default_factory=list)
     prompt: int = 0
     computed: int = 0
+    missed_begin: int = 0
+    missed_on: int = 0
     seconds: float = 0.0  # of prefill in requests
     background_s: float = 0.0
     delayed_s: float = 0.0  # requests' waiting for a chunk of background work
@@ -146,6 +148,8 @@ class World:
         self.figures.first_token_s.append(waits + self.costs.load(load) + spent)
         self.figures.prompt += end
         self.figures.computed += end - have
+        self.figures.missed_begin += (position - have) * begins
+        self.figures.missed_on += (position - have) * (not begins)
         self.figures.seconds += spent
         self._free_at = turn.at + waits + self.costs.load(load) + spent + DECODE_S * turn.reply
         for piece in used:
@@ -226,7 +230,10 @@ class World:
             if compute_s:  # reading does not keep the model busy
                 self._chunk_ends = clock
             self.figures.background_s += compute_s
+            there = job.piece.held
             self.policy.arrived(self, job)
+            if job.piece.held < there:
+                self._jobs.pop(0)  # evicted at once: computing it again would be no use
         self._worked = clock
 
     def _step(self, job: Job) -> tuple[float, float] | None:

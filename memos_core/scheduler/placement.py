@@ -3,9 +3,9 @@ save for each byte. Pure rules, no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Tier = Literal["memory", "disk", "none"]
 
@@ -38,8 +38,26 @@ class Costs:
         return self.open_s + self.load_s * self.token_bytes * tokens if tokens else 0.0
 
 
+_LEAST = 128  # the fewest tokens for which a segment is cut to what fits
 _Room = dict[Literal["memory", "disk"], int]  # tokens that still fit
-_NOTHING = "not held: too unlikely to compute it ahead"
+_VERDICTS = {
+    "memory": "in memory, among the best for its bytes",
+    "disk": "on disk, because others are worth more for their bytes in memory",
+}
+
+
+class _Place(NamedTuple):
+    tier: Tier
+    tokens: int
+    whole: bool
+    verdict: str
+
+
+_UNLIKELY = _Place(
+    "none", 0, False, "not held, because it is too unlikely to be used, or its beginning is not held"
+)
+_ORPHANED = _Place("none", 0, False, "not held, because what stands in front of it is not")
+_OUTBID = _Place("none", 0, False, "not held, because others are worth more for their bytes")
 
 SMOLLM2_CPU = Costs(token_s=3.68e-3, position_s=7.8e-7, load_s=4e-10, open_s=0.01, token_bytes=46_080)
 """SmolLM2-135M in float32 on one CPU thread: 4,096 tokens in 21.6 s, 8,000 in 54.3 s; 2.5 GB/s from disk."""
@@ -157,30 +175,19 @@ def plan(
         A move for each segment, in the order to make them: what leaves first (ends of chains before beginnings),
         then what comes or stays, the best first (beginnings before ends). Equal input gives equal output.
     """
-    known = {s.key: s for s in segments}
-    wanted: dict[str, int] = {}
-    for segment in sorted(segments, key=_beginnings_first):
-        parent = segment.parent
-        if parent is not None and (parent not in wanted or wanted[parent] < known[parent].tokens):
-            wanted[segment.key] = 0  # useless without what stands in front of it
-        else:
-            builds = segment.chance >= worth_building and segment.rate > 0
-            wanted[segment.key] = segment.tokens if builds else segment.held
-    places: dict[str, tuple[Tier, str]] = {}
+    room: _Room = {"memory": memory // costs.token_bytes, "disk": disk // costs.token_bytes}
+    ordered = sorted(segments, key=_beginnings_first)
+    wanted = _wanted(ordered, worth_building)
+    places: dict[str, _Place] = {}
     ranked: list[tuple[float, Segment]] = []
-    room: _Room = {
-        "memory": memory // costs.token_bytes,
-        "disk": disk // costs.token_bytes,
-    }
-    for group in _groups(segments, wanted, costs, sticky):
-        place = _place(group, places, room)
+    for group in _groups([s for s in ordered if wanted[s.key]], wanted, costs, sticky):
         for segment in group.segments:
-            places[segment.key] = place if wanted[segment.key] else ("none", _NOTHING)
+            places[segment.key] = _place(segment, wanted[segment.key], places, room)
             ranked.append((group.score, segment))
+    ranked += [(0.0, s) for s in ordered if not wanted[s.key]]
     moves = []
     for score, segment in ranked:
-        tier, verdict = places[segment.key]
-        tokens = wanted[segment.key] if tier != "none" else 0
+        tier, tokens, _, verdict = places.get(segment.key, _UNLIKELY)
         # A copy on disk of what is in memory stays while there is room: leaving memory costs nothing then.
         copy = segment.on_disk if tier == "memory" and segment.on_disk <= room["disk"] else 0
         room["disk"] -= copy
@@ -190,31 +197,44 @@ def plan(
     return [*leaving, *(m for m in moves if m.action not in ("drop", "save"))]
 
 
-def _place(
-    group: _Group, places: dict[str, tuple[Tier, str]], room: _Room
-) -> tuple[Tier, str]:
-    """Where a group goes, and why; takes the room there."""
-    parent = group.segments[0].parent
-    above = places[parent][0] if parent is not None and parent in places else "none"
-    if not group.tokens:
-        return "none", _NOTHING
-    if group.gain <= 0:
-        return "none", "not expected again"
-    if parent is not None and above == "none":
-        return "none", "what stands in front of it is not held"
-    if group.tokens <= room["memory"] and (parent is None or above == "memory"):
-        room["memory"] -= group.tokens
-        return "memory", "in memory, among the best for its bytes"
-    if group.tokens <= room["disk"]:
-        room["disk"] -= group.tokens
-        return "disk", "on disk, because others are worth more for their bytes in memory"
-    return "none", "not held, because others are worth more for their bytes"
+def _wanted(ordered: Sequence[Segment], worth_building: float) -> dict[str, int]:
+    """How many tokens of each segment are worth having: all, those that are there, or none."""
+    wanted: dict[str, int] = {}
+    tokens = {s.key: s.tokens for s in ordered}
+    for segment in ordered:
+        parent = segment.parent
+        if segment.rate <= 0 or (parent is not None and wanted.get(parent, -1) != tokens.get(parent)):
+            wanted[segment.key] = 0  # not expected, or useless without what stands in front of it
+        else:
+            wanted[segment.key] = segment.tokens if segment.chance >= worth_building else segment.held
+    return wanted
 
 
-def _groups(segments: Iterable[Segment], wanted: dict[str, int], costs: Costs, sticky: float) -> list[_Group]:
+def _place(segment: Segment, wanted: int, places: dict[str, _Place], room: _Room) -> _Place:
+    """Where a segment goes, how many of its tokens, and why; takes the room there."""
+    above = None if segment.parent is None else places[segment.parent]
+    if above and not above.whole:
+        return _ORPHANED
+    tiers: list[Literal["memory", "disk"]] = (
+        ["disk"] if above and above.tier == "disk" else ["memory", "disk"]
+    )
+    for tier in tiers:
+        if wanted <= room[tier]:
+            room[tier] -= wanted
+            return _Place(tier, wanted, wanted == segment.tokens, _VERDICTS[tier])
+    tier = max(tiers, key=lambda t: room[t])
+    tokens = room[tier]
+    if tokens < _LEAST:
+        return _OUTBID
+    room[tier] = 0
+    part = f"{_VERDICTS[tier]}, as far as there is room: its first {tokens:,} of {segment.tokens:,} tokens"
+    return _Place(tier, tokens, False, part)
+
+
+def _groups(ordered: Sequence[Segment], wanted: dict[str, int], costs: Costs, sticky: float) -> list[_Group]:
     """The segments in groups, best first; no group is worth more than the one in front of it in its chain."""
     groups: dict[str, _Group] = {}
-    for segment in sorted(segments, key=_beginnings_first):
+    for segment in ordered:
         tokens = wanted[segment.key]
         saved = costs.prefill(segment.start, segment.start + tokens)
         bonus = 1.0 + sticky * segment.held / max(segment.tokens, 1)

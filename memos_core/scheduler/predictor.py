@@ -19,6 +19,7 @@ _HORIZONS = np.array(
     [0, 30, 60, 120, 300, 600, 1200, 1800]
     + [3600 * h for h in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 20, 24, 36, 48, 96, 192, 384)]
 )
+_WIDTH = [1.0, 2.0]  # of one pause in the histogram, in bins: within a session, and before the next
 _SMOOTH = ((-1, 0.25), (0, 0.5), (1, 0.25))
 _DAY = 86_400.0
 
@@ -98,15 +99,15 @@ class GapPredictor:
             row = self._new_row(scope)
         else:
             gap, kind = max(at - self._last[row], _SHORTEST), int(began)
-            middle = int(_position(np.array(gap)))
+            middle = float(_position(np.array(gap)))
             self._gaps[row, kind] *= self._keep
             self._turns[row] *= self._keep
             self._turns[row, kind] += 1
             self._all_turns[kind] += 1
-            for offset, weight in _SMOOTH:
-                bin_ = min(max(middle + offset, 0), _BINS - 1)
-                self._gaps[row, kind, bin_] += weight
-                self._all_gaps[kind, bin_] += weight
+            spread = np.exp(-(((np.arange(_BINS) + 0.5 - middle) / _WIDTH[kind]) ** 2) / 2)
+            spread /= spread.sum()
+            self._gaps[row, kind] += spread
+            self._all_gaps[kind] += spread
         if began:
             hour = int(at % _DAY // 3600)
             self._hours[row] *= self._keep
