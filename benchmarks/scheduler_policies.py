@@ -160,7 +160,6 @@ def _segment(piece: Piece, chance: Chance) -> Segment:
         piece.tokens,
         chance.rate,
         chance.chance,
-        chance.within,
         piece.memory,
         piece.disk,
     )
@@ -198,7 +197,7 @@ class Clairvoyant:
 
 
 def _sure(seconds: float) -> Chance:
-    return Chance(1.0 / max(seconds, 1.0), 1.0, seconds)
+    return Chance(1.0 / max(seconds, 1.0), 1.0)
 
 
 def ours() -> Planned:

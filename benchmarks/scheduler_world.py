@@ -1,4 +1,4 @@
-"""The simulated machine of `benchmarks.scheduler`: one model, which requests and background work share; two tiers of KV.
+"""The simulated machine of `benchmarks.scheduler`: one model for requests and background work; two tiers of KV.
 
 Everybody's prompts are [resident memory | conversation | question]. What a session says is resident in the
 sessions after it: behind the old block, or, where that grows over 3,072 tokens, in a new one of 2,304.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from memos_core.scheduler.predictor import SOON
+
 Tier = Literal["memory", "disk", "none"]
 
 STICKY = 0.25  # what is held counts so much more than what would replace it
@@ -51,6 +53,7 @@ class _Place(NamedTuple):
     tokens: int
     whole: bool
     verdict: str
+    copy: int = 0  # tokens of it that stay on disk, while it is in memory
 
 
 _UNLIKELY = _Place(
@@ -70,7 +73,7 @@ class Segment:
     Args:
         key: names it. parent: key of the segment in front of it, None at the beginning of a prompt.
         start: tokens in front of it. tokens: its own.
-        rate: uses for each second that it is held. chance: of a use within `within` seconds.
+        rate: uses for each second that it is held. chance: of a use soon.
         in_memory, on_disk: how many of its tokens are there now, from its first one on.
     """
 
@@ -80,7 +83,6 @@ class Segment:
     tokens: int
     rate: float
     chance: float = 1.0
-    within: float = 86_400.0
     in_memory: int = 0
     on_disk: int = 0
 
@@ -119,7 +121,7 @@ class Move:
         """One sentence for a person."""
         segment = self.segment
         return (
-            f"{segment.chance:.0%} chance of a use within {duration(segment.within)}, which would save "
+            f"{segment.chance:.0%} chance of a use within {SOON / 3600:.0f} hours, which would save "
             f"{self.saves_s:.2g} s of prefill: {self.verdict}"
         )
 
@@ -187,12 +189,13 @@ def plan(
     ranked += [(0.0, s) for s in ordered if not wanted[s.key]]
     moves = []
     for score, segment in ranked:
-        tier, tokens, _, verdict = places.get(segment.key, _UNLIKELY)
-        # A copy on disk of what is in memory stays while there is room: leaving memory costs nothing then.
-        copy = segment.on_disk if tier == "memory" and segment.on_disk <= room["disk"] else 0
-        room["disk"] -= copy
+        place = places.get(segment.key, _UNLIKELY)
+        copy = place.copy
+        if place.tier == "memory" and not copy and segment.on_disk <= room["disk"]:
+            copy = segment.on_disk  # stays while there is room: leaving memory costs nothing then
+            room["disk"] -= copy
         saves = costs.prefill(segment.start, segment.start + segment.tokens)
-        moves.append(Move(segment, tier, tokens, saves, score, copy, verdict))
+        moves.append(Move(segment, place.tier, place.tokens, saves, score, copy, place.verdict))
     leaving = [m for m in reversed(moves) if m.action in ("drop", "save")]
     return [*leaving, *(m for m in moves if m.action not in ("drop", "save"))]
 
@@ -221,7 +224,11 @@ def _place(segment: Segment, wanted: int, places: dict[str, _Place], room: _Room
     for tier in tiers:
         if wanted <= room[tier]:
             room[tier] -= wanted
-            return _Place(tier, wanted, wanted == segment.tokens, _VERDICTS[tier])
+            # What is read from disk stays there until it is read.
+            unread = segment.on_disk > segment.in_memory and segment.on_disk <= room["disk"]
+            copy = segment.on_disk if tier == "memory" and unread else 0
+            room["disk"] -= copy
+            return _Place(tier, wanted, wanted == segment.tokens, _VERDICTS[tier], copy)
     tier = max(tiers, key=lambda t: room[t])
     tokens = room[tier]
     if tokens < _LEAST:
@@ -251,11 +258,3 @@ def _groups(ordered: Sequence[Segment], wanted: dict[str, int], costs: Costs, st
 
 def _beginnings_first(segment: Segment) -> tuple[int, str]:
     return segment.start, segment.key
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it."""
-    for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}{'' if seconds == size else 's'}"
-    return f"{seconds:.3g} seconds"

@@ -31,15 +31,15 @@ class Chance:
     Args:
         rate: uses for each second that it is held, if it is held for as long as that pays: the largest, over
             how long to hold it, of (chance of a use) / (time until the use or the end of holding).
-        chance: of a use within `within` seconds, where the rate is largest.
+        chance: of a use within `SOON` seconds.
     """
 
     rate: float
     chance: float
-    within: float
 
 
-NEVER = Chance(0.0, 0.0, _DAY)
+SOON = 4 * 3600.0
+NEVER = Chance(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,8 @@ class GapPredictor:
         held = np.cumsum((waits[:, :-1] + waits[:, 1:]) / 2 * np.diff(_HORIZONS), axis=1)
         either = np.concatenate([chances, chances.sum(axis=1, keepdims=True)], axis=1)
         rates = either / held[:, None]
-        best = rates.argmax(axis=2)[:, :, None]
-        columns = (
-            np.take_along_axis(rates, best, 2)[:, :, 0].tolist(),
-            np.take_along_axis(either, best, 2)[:, :, 0].tolist(),
-            _HORIZONS[1:][best[:, :, 0]].tolist(),
-        )
+        soon = int(np.searchsorted(_HORIZONS[1:], SOON))
+        columns = rates.max(axis=2).tolist(), either[:, :, soon].tolist()
         return [Forecast(*map(Chance, *parts)) for parts in zip(*columns, strict=True)]
 
     def _survival(self, rows: list[int], pauses: Array) -> Array:
@@ -233,7 +229,7 @@ class Frequency:
 
 def _same(rate: float) -> Forecast:
     """A forecast that tells no session from another."""
-    chance = Chance(rate, min(1.0, rate * _DAY), _DAY)
+    chance = Chance(rate, min(1.0, rate * SOON))
     return Forecast(chance, chance, chance)
 
 
