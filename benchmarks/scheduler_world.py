@@ -85,8 +85,6 @@ class Figures:
     first_token_s: list[float] = field(default_factory=list)
     prompt: int = 0
     computed: int = 0
-    missed_begin: int = 0
-    missed_on: int = 0
     seconds: float = 0.0  # of prefill in requests
     background_s: float = 0.0
     delayed_s: float = 0.0  # requests' waiting for a chunk of background work
@@ -104,11 +102,13 @@ class World:
         self.now = 0.0
         self.chains: dict[Scope, Chains] = {}
         self.figures = Figures()
-        self.distinct = 0  # tokens of KV that an unbounded cache would hold at the end
+        self.peak = 0  # tokens of KV that everybody's current prefixes took at most
         self._free_at = 0.0  # when the last request is served
         self._worked = 0.0  # until when the background thread is busy
         self._chunk_ends = 0.0  # when the last chunk of background work leaves the model
         self._made = 0
+        self._lengths: dict[Scope, int] = {}
+        self._total = 0
         self._jobs: list[Job] = []
 
     def run(self, turns: Iterable[Turn], measure_from: float = 0.0) -> Figures:
@@ -148,8 +148,6 @@ class World:
         self.figures.first_token_s.append(waits + self.costs.load(load) + spent)
         self.figures.prompt += end
         self.figures.computed += end - have
-        self.figures.missed_begin += (position - have) * begins
-        self.figures.missed_on += (position - have) * (not begins)
         self.figures.seconds += spent
         self._free_at = turn.at + waits + self.costs.load(load) + spent + DECODE_S * turn.reply
         for piece in used:
@@ -157,16 +155,22 @@ class World:
         if begins:
             self._settle(chains)
         self._say(chains, turn)
+        self._lengthened(chains)
         self.now = turn.at
         self._jobs = self.policy.turn_ended(
             self, turn, [p for p in (chains.resident, chains.talk) if p.tokens]
         )
 
+    def _lengthened(self, chains: Chains) -> None:
+        length = sum(p.tokens for p in chains.pieces())
+        self._total += length - self._lengths.get(chains.scope, 0)
+        self._lengths[chains.scope] = length
+        self.peak = max(self.peak, self._total)
+
     def _first(self, scope: Scope) -> Chains:
         resident = self._piece(0, SYSTEM)
         chains = Chains(scope, resident, self._piece(SYSTEM, 0, resident), self._piece(SYSTEM, 0, resident))
         self.chains[scope] = chains
-        self.distinct += SYSTEM
         return chains
 
     def _piece(self, start: int, tokens: int, parent: Piece | None = None) -> Piece:
@@ -197,11 +201,9 @@ class World:
         chains.talk.tokens += turn.said
         chains.talk.memory = chains.talk.tokens
         chains.coming.tokens += turn.learned
-        self.distinct += turn.said + turn.learned
         extends = chains.coming.parent is not None
         if extends and chains.resident.tokens + chains.coming.tokens > RESIDENT:
             chains.coming = self._piece(0, CHOSEN_ANEW)
-            self.distinct += CHOSEN_ANEW
 
     # Between requests
 
