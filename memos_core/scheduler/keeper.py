@@ -68,11 +68,11 @@ class Keeper:
             gone, _ = self._last.popitem(last=False)
             self._tokens.pop(gone, None)
 
-    def sized(self, home: Scope, tokens: int, *, on_disk: bool, nbytes: int = 0) -> None:
-        """This scope's resident prefix has so many tokens; its KV takes so many bytes, where that is known."""
+    def sized(self, home: Scope, tokens: int, *, on_disk: bool, token_bytes: int | None = None) -> None:
+        """This scope's resident prefix has so many tokens; a token's KV takes so many bytes, where that is known."""
         self._tokens[home] = tokens, on_disk
-        if nbytes:
-            self._costs = replace(self._costs, token_bytes=max(1, nbytes // tokens))
+        if token_bytes:
+            self._costs = replace(self._costs, token_bytes=token_bytes)
 
     def built(self, tokens: int, seconds: float) -> None:
         """So long it took to compute a prefix. Some begin with what was there: the slowest of the last ones

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from memos_core.errors import InvalidArgument
 from memos_core.scheduler.predictor import SOON
 
 Tier = Literal["memory", "disk", "none"]
@@ -106,7 +107,7 @@ class Move:
 
     @property
     def action(self) -> str:
-        """ "build", "load", "save", "drop" or "keep"."""
+        """ "build" (compute), "load" (from disk), "save" (leave memory, be on disk), "drop" or "keep"."""
         segment = self.segment
         if self.tier == "none":
             return "drop" if segment.held else "keep"
@@ -114,7 +115,13 @@ class Move:
             return "build"
         if self.tier == "memory":
             return "load" if self.tokens > segment.in_memory else "keep"
-        return "save" if self.tokens > segment.on_disk else "keep"
+        return "save" if segment.in_memory else "keep"
+
+    @property
+    def leaves(self) -> bool:
+        """Whether some of it leaves memory, or all of it the disk."""
+        kept = self.tokens if self.tier == "memory" else 0
+        return self.segment.in_memory > kept or self.action == "drop"
 
     @property
     def reason(self) -> str:
@@ -176,7 +183,14 @@ def plan(
     Returns:
         A move for each segment, in the order to make them: what leaves first (ends of chains before beginnings),
         then what comes or stays, the best first (beginnings before ends). Equal input gives equal output.
+
+    Raises:
+        InvalidArgument: a negative budget, two segments of one key, or one without tokens.
     """
+    if memory < 0 or disk < 0:
+        raise InvalidArgument(f"memory and disk are bytes; pass 0 or more, got {memory} and {disk}")
+    if len({s.key for s in segments}) < len(segments) or any(s.tokens < 1 for s in segments):
+        raise InvalidArgument("segments need a key of their own each, and at least one token")
     room: _Room = {"memory": memory // costs.token_bytes, "disk": disk // costs.token_bytes}
     ordered = sorted(segments, key=_beginnings_first)
     wanted = _wanted(ordered, worth_building)
@@ -196,8 +210,8 @@ def plan(
             room["disk"] -= copy
         saves = costs.prefill(segment.start, segment.start + segment.tokens)
         moves.append(Move(segment, place.tier, place.tokens, saves, score, copy, place.verdict))
-    leaving = [m for m in reversed(moves) if m.action in ("drop", "save")]
-    return [*leaving, *(m for m in moves if m.action not in ("drop", "save"))]
+    leaving = [m for m in reversed(moves) if m.leaves]
+    return [*leaving, *(m for m in moves if not m.leaves)]
 
 
 def _wanted(ordered: Sequence[Segment], worth_building: float) -> dict[str, int]:

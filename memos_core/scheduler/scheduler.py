@@ -67,6 +67,8 @@ class MemScheduler:
         self._busy = False
         self._scrubbed = float("-inf")
         self._look_at = float("inf")
+        self.clock: Callable[[], float] = time.time
+        """The time that turns are noted with and predictions are made for, in POSIX seconds."""
         self._keeper = Keeper(vault)
         self._ended: deque[tuple[Scope, float]] = deque(maxlen=10_000)  # turns the keeper does not know yet
         self._stopping = False
@@ -113,7 +115,7 @@ class MemScheduler:
         home = _home(scope)
         if system is not None:
             self._systems[home] = system
-        self._ended.append((scope, time.time()))
+        self._ended.append((scope, self.clock()))
         self._submit("index", None, self._index)
         self._submit("turn", home, lambda: self._prepare(home))
 
@@ -329,9 +331,9 @@ class MemScheduler:
         if tiers is None:
             return
         released: set[str] = set()
-        for placed in self._keeper.plan(tiers, time.time()):
+        for placed in self._keeper.plan(tiers, self.clock()):
             salt, move = salt_for(placed.scope), placed.move
-            if move.segment.in_memory and move.tier != "memory":
+            if move.segment.in_memory and move.leaves:
                 released.add(salt)
                 self._release(tiers, placed)
                 continue
@@ -380,13 +382,15 @@ class MemScheduler:
             nbytes = sum(c.payload.nbytes for c in mine if c.payload.kind == "activation")
         else:
             sources = tuple((c.id, c.version) for c in cubes)
+            tiers = self._tiers()
+            save = tiers is None or tiers.disk_budget > 0
             kv = engine.prefill(
-                tokens, plan.scope, derived_from=sources, save=True, should_yield=self._checkpoint
+                tokens, plan.scope, derived_from=sources, save=save, should_yield=self._checkpoint
             )
             self._record(plan, kv, sources, mine)
             action, reason, nbytes = "build", f"{why}: {plan.reason}", kv.nbytes
             self._keeper.built(len(tokens), time.perf_counter() - started)
-            self._keeper.sized(plan.scope, len(tokens), on_disk=True, nbytes=nbytes)
+            self._keeper.sized(plan.scope, len(tokens), on_disk=save, token_bytes=nbytes // len(tokens))
         spent = time.perf_counter() - started
         self._note(Decision(plan.scope, action, reason, len(cubes), len(tokens), nbytes, spent))
 
@@ -404,7 +408,8 @@ class MemScheduler:
             and c.payload.model == engine.model_fingerprint
             and c.scope == plan.scope
         ]
-        self._keeper.sized(plan.scope, len(tokens), on_disk=bool(mine))
+        sizes = [c.payload.nbytes // c.payload.n_tokens for c in mine if isinstance(c.payload, Activation)]
+        self._keeper.sized(plan.scope, len(tokens), on_disk=bool(mine), token_bytes=max(sizes, default=None))
         return cubes, tokens, mine
 
     def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:
