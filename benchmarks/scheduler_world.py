@@ -88,6 +88,7 @@ class Figures:
     seconds: float = 0.0  # of prefill in requests
     background_s: float = 0.0
     delayed_s: float = 0.0  # requests' waiting for a chunk of background work
+    longest_delay_s: float = 0.0
 
 
 class World:
@@ -135,7 +136,9 @@ class World:
         used = self._begin(chains, turn.session) if begins else [chains.resident, chains.talk]
         starts = max(turn.at, self._free_at, self._chunk_ends)
         waits = starts - turn.at
-        self.figures.delayed_s += starts - max(turn.at, self._free_at)
+        delay = starts - max(turn.at, self._free_at)
+        self.figures.delayed_s += delay
+        self.figures.longest_delay_s = max(self.figures.longest_delay_s, delay)
         position, have, load, whole = 0, 0, 0, True
         for piece in used:
             position += piece.tokens
