@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,9 +41,9 @@ class _Entry:
 class KVStore:
     """Immutable KV prefixes of one model in two tiers. Safe to use from many threads.
 
-    Memory holds whole chains, found by the hashes of their blocks and compared token by token before use; the
-    least recently used chain goes when the budget asks for it, a pinned one never. Files are shared with
-    other processes (`DiskTier`).
+    Memory holds whole chains, found by the hashes of their blocks and compared token by token before use. When the
+    budget asks for it, the chain whose owner `worth` values least goes, among equals the least recently used; a
+    pinned one never. Files are shared with other processes (`DiskTier`).
 
     Args:
         identity: the model, tokenizer and dtype everything in here belongs to.
@@ -67,6 +67,9 @@ class KVStore:
         self.identity = identity
         self.memory_budget = memory_budget
         self.disk = None if disk_dir is None else DiskTier(Path(disk_dir), identity, disk_budget, device)
+        self.worth: Callable[[str], float] | None = None
+        """What holding an owner's KV is worth, by salt, as a planner sees it; None: everybody's is worth the same.
+        It is asked while the store is locked, so it only looks up."""
         self._lock = threading.RLock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._index: dict[bytes, set[str]] = {}
@@ -79,6 +82,11 @@ class KVStore:
     def clock(self) -> int:
         """Grows with every `drop` of cubes. Read it before computing KV and pass it to `put` and `save`."""
         return self._clock
+
+    @property
+    def disk_budget(self) -> int:
+        """Bytes of files that all models together may take; 0 without a disk tier."""
+        return self.disk.budget if self.disk else 0
 
     @property
     def stats(self) -> dict[str, int]:
@@ -198,12 +206,37 @@ class KVStore:
             return False
         for key in gone:
             self._remove(key)
-        for key in [key for key, entry in self._entries.items() if not entry.pinned]:
+        for key in self._leaving():
             if self._used + nbytes <= self.memory_budget:
                 break
             self._remove(key)
             self._evictions += 1
         return True
+
+    def _leaving(self) -> list[str]:
+        """The entries that are not pinned, in the order in which they are evicted."""
+        free = [(key, entry.prefix.salt) for key, entry in self._entries.items() if not entry.pinned]
+        if self.worth is not None:
+            worth = {salt: self.worth(salt) for _, salt in free}
+            free.sort(key=lambda item: worth[item[1]])  # stable: the order of use remains
+        return [key for key, _ in free]
+
+    def usage(self) -> dict[str, int]:
+        """Bytes in memory, by salt."""
+        with self._lock:
+            used: dict[str, int] = {}
+            for entry in self._entries.values():
+                used[entry.prefix.salt] = used.get(entry.prefix.salt, 0) + entry.prefix.nbytes
+            return used
+
+    def release(self, salt: str) -> int:
+        """Take an owner's entries out of memory, except pinned ones; files stay. Returns the bytes."""
+        with self._lock:
+            gone = [e for e in self._entries.values() if e.prefix.salt == salt and not e.pinned]
+            for entry in gone:
+                self._remove(entry.prefix.key)
+                self._evictions += 1
+            return sum(entry.prefix.nbytes for entry in gone)
 
     def _remove(self, key: str) -> None:
         """Take an entry out of memory and out of the index."""

@@ -7,14 +7,15 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
+from memos_core.activation.keys import salt_for
 from memos_core.cube import ANY_USER, Activation, Descriptive, Header, MemCube, Scope, Source, State, now
 from memos_core.errors import MemOSError, VaultError
 from memos_core.prompt import DEFAULT_SYSTEM, system_with_memory
 from memos_core.retrieval import Retriever
+from memos_core.scheduler.interfaces import Decision, PrefixEngine, Tiers
+from memos_core.scheduler.keeper import KNOWN, Keeper, Placed
 from memos_core.scheduler.planner import HALF_LIFE, plan_resident
 from memos_core.vault import Actor, CubeFilter, Plan, Vault
 
@@ -26,62 +27,8 @@ _MAX_CANDIDATES = 512
 _FLUSH_READS = 256
 _INDEX_DELAY = 0.05  # seconds
 _TURN_DELAY = 0.25
+_LOOK_EVERY = 300.0  # seconds between two looks at who is held in memory, when no turn ends
 _SCRUB_EVERY = 60.0  # seconds; closing and erasing do it at once
-
-
-class PrefixEngine(Protocol):
-    """What the scheduler needs of an engine that holds KV caches."""
-
-    model_fingerprint: str
-    tokenizer_fingerprint: str
-    context_length: int
-
-    def stable_prefix(self, messages: list[dict[str, Any]]) -> list[int]:
-        """The tokens that every prompt beginning with these messages begins with."""
-        ...
-
-    def count_tokens(self, text: str) -> int:
-        """Length of a text in tokens."""
-        ...
-
-    def warm(self, tokens: Sequence[int], scope: Scope) -> str | None:
-        """Bring the whole prefix into memory from where it is: "memory", "disk", or None if it is nowhere."""
-        ...
-
-    def prefill(
-        self,
-        tokens: Sequence[int],
-        scope: Scope,
-        *,
-        derived_from: tuple[tuple[str, int], ...] = (),
-        save: bool = False,
-        should_yield: Callable[[], None] | None = None,
-    ) -> Any:
-        """Compute the prefix's KV and keep it; returns an object with `key`, `nbytes` and `n_tokens`."""
-        ...
-
-    def forget(self, keys: Sequence[str]) -> int:
-        """Drop prefixes from every tier, by key."""
-        ...
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One thing the scheduler did, and why.
-
-    Args:
-        action: "plan", "preload" (what was on disk), "build" (computed), "keep", "drop" or "error".
-        tokens: length of the prefix or of the memories. seconds: how long it took, in the background.
-    """
-
-    scope: Scope
-    action: str
-    reason: str
-    cubes: int = 0
-    tokens: int = 0
-    nbytes: int = 0
-    seconds: float = 0.0
-    at: datetime = field(default_factory=now)
 
 
 class _Stopped(Exception):
@@ -120,6 +67,11 @@ class MemScheduler:
         self._wake = threading.Condition()
         self._busy = False
         self._scrubbed = float("-inf")
+        self._look_at = float("inf")
+        self.clock: Callable[[], float] = time.time
+        """The time that turns are noted with and predictions are made for, in POSIX seconds."""
+        self._keeper = Keeper(vault)
+        self._ended: deque[tuple[Scope, float]] = deque(maxlen=10_000)  # turns the keeper does not know yet
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -164,6 +116,7 @@ class MemScheduler:
         home = _home(scope)
         if system is not None:
             self._systems[home] = system
+        self._ended.append((scope, self.clock()))
         # Not at once: a graph's steps follow one another, and each would share its time with this.
         self._submit("index", None, self._index, delay=_TURN_DELAY)
         self._submit("turn", home, lambda: self._prepare(home), delay=_TURN_DELAY)
@@ -249,8 +202,8 @@ class MemScheduler:
                 while (next_one := self._due()) is None:
                     if self._stopping:
                         return
-                    first = min((due for due, _ in self._jobs.values()), default=None)
-                    self._wake.wait(None if first is None else max(0.0, first - time.monotonic()))
+                    first = min([self._look_at, *(due for due, _ in self._jobs.values())])
+                    self._wake.wait(None if first == float("inf") else max(0.0, first - time.monotonic()))
                 kind, scope = next_one
                 _, job = self._jobs.pop(next_one)
                 self._busy = True
@@ -272,6 +225,9 @@ class MemScheduler:
         if self._stopping:
             return None
         moment = time.monotonic()
+        if self._look_at <= moment:
+            self._look_at = moment + _LOOK_EVERY
+            self._jobs.setdefault(("place", None), (moment, self._place))
         return next((key for key, (due, _) in self._jobs.items() if due <= moment or self._hurry), None)
 
     def _checkpoint(self) -> None:
@@ -317,6 +273,7 @@ class MemScheduler:
         plan = self._plan(scope)
         if plan is not None and self._engine is not None:
             self._load(plan, "the turn ended")
+            self._submit("place", None, self._place)
 
     def _plan(self, scope: Scope) -> Plan | None:
         started = time.perf_counter()
@@ -356,57 +313,108 @@ class MemScheduler:
         )
 
     def _preload(self) -> None:
-        """A process begins: bring in what the most recently active scopes will need, newest first."""
+        """A process begins: bring in what the scopes will need, those that were active last first."""
+        engine = self._engine
+        if engine is not None and self._tiers() is not None:
+            for plan in reversed(self._vault.plans.recent(KNOWN)):
+                self._checkpoint()
+                self._keeper.learn(plan.scope)
+                self._prefix(plan, engine)
+            self._look_at = time.monotonic() + _LOOK_EVERY
+            return self._place()
         for plan in self._vault.plans.recent():
-            self._checkpoint()
             who = plan.scope.user or "this scope"
-            try:
-                self._load(plan, f"{who} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
-            except MemOSError as err:  # the others' need not wait for this one
-                log.warning("the scheduler's preload for %s failed: %s", plan.scope, err)
-                self._note(Decision(plan.scope, "error", f"preload failed: {err}"))
+            self._load_or_note(plan, f"{who} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
+
+    def _place(self) -> None:
+        """Where the engine has a budget: hold in memory what is worth it, whose-ever it is."""
+        while self._ended:
+            scope, at = self._ended.popleft()
+            self._keeper.turn(scope, _home(scope), at)
+        tiers = self._tiers()
+        if tiers is None:
+            return
+        released: set[str] = set()
+        for placed in self._keeper.plan(tiers, self.clock()):
+            salt, move = salt_for(placed.scope), placed.move
+            if move.segment.in_memory and move.leaves:
+                released.add(salt)
+                self._release(tiers, placed)
+                continue
+            comes = move.action in ("load", "build") or (move.tier == "memory" and salt in released)
+            if comes and placed.resident and move.tokens == move.segment.tokens:
+                current = self._vault.plans.current(placed.scope)
+                if current is not None:
+                    self._load_or_note(current, move.reason)
+
+    def _release(self, tiers: Tiers, placed: Placed) -> None:
+        """Take what is worth less than others out of memory."""
+        nbytes = tiers.release(salt_for(placed.scope))
+        if nbytes:
+            what = "resident memory" if placed.resident else "conversations"
+            reason = f"{what}: {placed.move.reason}"
+            self._note(
+                Decision(placed.scope, "drop", reason, tokens=placed.move.segment.in_memory, nbytes=nbytes)
+            )
+
+    def _load_or_note(self, plan: Plan, why: str) -> None:
+        """Load, or say why not: the others' need not wait for this one."""
+        self._checkpoint()
+        try:
+            self._load(plan, why)
+        except MemOSError as err:
+            log.warning("the scheduler's preload for %s failed: %s", plan.scope, err)
+            self._note(Decision(plan.scope, "error", f"preload failed: {err}"))
+
+    def _tiers(self) -> Tiers | None:
+        """Where the engine keeps KV, if that has a budget of ours; servers look after their own."""
+        tiers = getattr(self._engine, "store", None)
+        return tiers if isinstance(tiers, Tiers) else None
 
     def _load(self, plan: Plan, why: str) -> None:
+        """Have a plan's prefix in memory: find it there, read it from disk, or compute it."""
         engine = self._engine
         assert engine is not None
-        cubes = self._cubes_of(plan)
+        started = time.perf_counter()
+        cubes, tokens, mine = self._prefix(plan, engine)
         if not cubes:
             return
-        started = time.perf_counter()
-        tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
         tier = engine.warm(tokens, plan.scope)
-        record = self._vault.find(CubeFilter(plan.scope, namespace=KV_NAMESPACE, kinds=["activation"]))
+        if tier is not None:
+            action, where = ("preload", "was on disk") if tier == "disk" else ("keep", "is in memory already")
+            reason = f"{why}; its KV {where}"
+            nbytes = sum(c.payload.nbytes for c in mine if c.payload.kind == "activation")
+        else:
+            sources = tuple((c.id, c.version) for c in cubes)
+            tiers = self._tiers()
+            save = tiers is None or tiers.disk_budget > 0
+            kv = engine.prefill(
+                tokens, plan.scope, derived_from=sources, save=save, should_yield=self._checkpoint
+            )
+            self._record(plan, kv, sources, mine)
+            action, reason, nbytes = "build", f"{why}: {plan.reason}", kv.nbytes
+            self._keeper.built(len(tokens), time.perf_counter() - started)
+            self._keeper.sized(plan.scope, len(tokens), on_disk=save, token_bytes=nbytes // len(tokens))
+        spent = time.perf_counter() - started
+        self._note(Decision(plan.scope, action, reason, len(cubes), len(tokens), nbytes, spent))
+
+    def _prefix(self, plan: Plan, engine: PrefixEngine) -> tuple[list[MemCube], list[int], list[MemCube]]:
+        """A plan's memories, their prompt's tokens, and the records of KV that was computed for the scope."""
+        cubes = self._cubes_of(plan)
+        if not cubes:
+            return [], [], []
+        tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
+        records = self._vault.find(CubeFilter(plan.scope, namespace=KV_NAMESPACE, kinds=["activation"]))
         mine = [
             c
-            for c in record
+            for c in records
             if isinstance(c.payload, Activation)
             and c.payload.model == engine.model_fingerprint
             and c.scope == plan.scope
         ]
-        if tier is not None:
-            action, reason = (
-                ("preload", f"{why}; its KV was on disk")
-                if tier == "disk"
-                else ("keep", f"{why}; its KV is in memory already")
-            )
-            nbytes = sum(c.payload.nbytes for c in mine if c.payload.kind == "activation")
-            self._note(
-                Decision(
-                    plan.scope, action, reason, len(cubes), len(tokens), nbytes, time.perf_counter() - started
-                )
-            )
-            return
-        sources = tuple((c.id, c.version) for c in cubes)
-        kv = engine.prefill(
-            tokens, plan.scope, derived_from=sources, save=True, should_yield=self._checkpoint
-        )
-        self._record(plan, kv, sources, mine)
-        reason = f"{why}: {plan.reason}"
-        self._note(
-            Decision(
-                plan.scope, "build", reason, len(cubes), len(tokens), kv.nbytes, time.perf_counter() - started
-            )
-        )
+        sizes = [c.payload.nbytes // c.payload.n_tokens for c in mine if isinstance(c.payload, Activation)]
+        self._keeper.sized(plan.scope, len(tokens), on_disk=bool(mine), token_bytes=max(sizes, default=None))
+        return cubes, tokens, mine
 
     def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:
         """Write down the KV cache as an activation cube, and drop the ones it replaces."""

@@ -1,0 +1,86 @@
+"""What the scheduler needs of an engine, and what it tells people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+from memos_core.cube import Scope, now
+
+
+class PrefixEngine(Protocol):
+    """What the scheduler needs of an engine that holds KV caches."""
+
+    model_fingerprint: str
+    tokenizer_fingerprint: str
+    context_length: int
+
+    def stable_prefix(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The tokens that every prompt beginning with these messages begins with."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in tokens."""
+        ...
+
+    def warm(self, tokens: Sequence[int], scope: Scope) -> str | None:
+        """Bring the whole prefix into memory from where it is: "memory", "disk", or None if it is nowhere."""
+        ...
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        scope: Scope,
+        *,
+        derived_from: tuple[tuple[str, int], ...] = (),
+        save: bool = False,
+        should_yield: Callable[[], None] | None = None,
+    ) -> Any:
+        """Compute the prefix's KV and keep it; returns an object with `key`, `nbytes` and `n_tokens`."""
+        ...
+
+    def forget(self, keys: Sequence[str]) -> int:
+        """Drop prefixes from every tier, by key."""
+        ...
+
+
+@runtime_checkable
+class Tiers(Protocol):
+    """What the planner needs of a store of KV that has a budget. Owners are named by `salt_for` of their scope."""
+
+    memory_budget: int
+    worth: Callable[[str], float] | None
+
+    @property
+    def disk_budget(self) -> int:
+        """Bytes of files; 0 without a disk tier."""
+        ...
+
+    def usage(self) -> dict[str, int]:
+        """Bytes in memory, by owner."""
+        ...
+
+    def release(self, salt: str) -> int:
+        """Take an owner's KV out of memory, not off the disk; returns bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing the scheduler did, and why.
+
+    Args:
+        action: "plan", "preload" (what was on disk), "build" (computed), "keep", "drop" or "error".
+        tokens: length of the prefix or of the memories. seconds: how long it took, in the background.
+    """
+
+    scope: Scope
+    action: str
+    reason: str
+    cubes: int = 0
+    tokens: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    at: datetime = field(default_factory=now)

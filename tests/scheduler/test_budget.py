@@ -1,0 +1,182 @@
+"""Whose KV the scheduler holds in memory when not everybody's fits: a real engine, a tiny random model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the [hf] extra is not installed")
+
+from activation.tiny import make_model, make_tokenizer
+
+from memos_core import MemOS
+from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel, salt_for
+from memos_core.cube import Scope
+
+HOUR = 3600.0
+START = time.time()  # the vault notes when a memory was written; the turns come after that
+FACT = "keeps the spare key of the boathouse under the third flowerpot from the left"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    tokenizer = make_tokenizer()
+    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
+
+
+Open = Callable[..., MemOS]
+
+
+@pytest.fixture
+def open_memos(loaded: LoadedModel, tmp_path: Path) -> Iterator[Open]:
+    """Opens this test's vault as a new process would, with room in memory for so many users' prefixes."""
+    opened: list[MemOS] = []
+
+    def open_(users: float) -> MemOS:
+        engine = ActivationEngine(
+            loaded, kv_dir=tmp_path / "v" / "kv", memory_budget=int(users * prefix_bytes(loaded))
+        )
+        opened.append(MemOS.open(tmp_path / "v", embedder=None, model=engine))
+        assert opened[-1].engine
+        return opened[-1]
+
+    yield open_
+    for memos in opened:
+        memos.close()
+
+
+def prefix_bytes(loaded: LoadedModel) -> int:
+    """Of the KV of one user's resident memory, measured."""
+    with MemOS.open(":memory:", user="someone", embedder=None, model=loaded) as memos:
+        memos.write(f"someone {FACT}")
+        assert memos.engine
+        memos.turn_finished()
+        assert memos.scheduler.wait_idle()
+        [nbytes] = memos.engine.store.usage().values()
+        return nbytes
+
+
+def visit(memos: MemOS, user: str, at: float = 0.0, turns: int = 2) -> None:
+    """A session of this user at this time, in hours: some turns, a minute apart."""
+    view = memos.scoped(user=user, session=f"{at}")
+    if not memos.scoped(user=user).find():
+        view.write(f"{user} {FACT}")
+    for n in range(turns):
+        memos.scheduler.clock = lambda n=n: START + at * HOUR + 60 * n  # type: ignore[misc]
+        view.turn_finished()
+        assert memos.scheduler.wait_idle()
+
+
+def look(memos: MemOS, at: float) -> None:
+    """Let the scheduler look at its plan at this time, in hours."""
+    memos.scheduler.clock = lambda: START + at * HOUR
+    memos.scheduler.attach(memos.engine)
+    assert memos.scheduler.wait_idle()
+
+
+def in_memory(memos: MemOS) -> set[str]:
+    usage = memos.engine.store.usage()
+    return {u for u in ("alice", "bob", "carol") if salt_for(Scope(user=u)) in usage}
+
+
+def test_who_is_expected_is_loaded_before_they_come(open_memos: Open) -> None:
+    memos = open_memos(1.5)  # room for one
+    for day in range(12):
+        visit(memos, "alice", 24 * day + 9)
+        if day in (3, 11):
+            visit(memos, "bob", 24 * day + 20)
+    assert in_memory(memos) == {"bob"}  # the session may go on
+    assert memos.engine.store.stats["memory_bytes"] <= memos.engine.store.memory_budget
+    look(memos, 24 * 12 + 8.9)
+    assert in_memory(memos) == {"alice"}
+    last = memos.scheduler.explain(Scope(user="alice"))[-1]
+    assert last.action == "preload"
+    assert "chance of a use within 4 hours" in last.reason
+    gone = memos.scheduler.explain(Scope(user="bob"))[-1]
+    assert gone.action == "drop"
+    assert "others are worth more" in gone.reason
+
+
+def test_a_request_that_needs_room_evicts_who_is_not_expected(open_memos: Open) -> None:
+    memos = open_memos(2.5)  # room for two
+    for day in range(12):
+        visit(memos, "alice", 24 * day + 9)
+    visit(memos, "bob", 24 * 6 + 20)
+    visit(memos, "bob", 24 * 11 + 20)
+    look(memos, 24 * 12 + 8.9)
+    assert in_memory(memos) == {"alice", "bob"}
+    memos.engine.prefill(
+        memos.engine.encode([{"role": "user", "content": f"carol {FACT}"}]), Scope(user="carol")
+    )
+    memos.engine.prefill(
+        memos.engine.encode([{"role": "user", "content": f"carol {FACT} " * 3}]), Scope(user="carol")
+    )
+    assert in_memory(memos) == {"alice", "carol"}  # in the order of use, alice would go: bob was here later
+
+
+def test_a_new_process_knows_the_turns_of_former_ones(open_memos: Open, loaded: LoadedModel) -> None:
+    memos = open_memos(10)
+    for n in range(12):
+        memos.scoped(user="alice", session=f"s{n}").write(f"alice met number {n}")
+    for user in ("alice", "bob", "carol"):
+        visit(memos, user)
+    assert in_memory(memos) == {"alice", "bob", "carol"}
+    size = memos.engine.store.usage()[salt_for(Scope(user="alice"))]
+    memos.close()
+    again = open_memos(1.1 * size / prefix_bytes(loaded))  # room for alice, or for the two who came later
+    assert again.scheduler.wait_idle()
+    assert in_memory(again) == {"alice"}
+    [decision] = again.scheduler.explain(Scope(user="alice"))
+    assert decision.action == "preload"
+    assert decision.reason.endswith("its KV was on disk")
+
+
+def test_where_there_is_room_for_all_all_are_in_memory(open_memos: Open) -> None:
+    memos = open_memos(10)
+    for user in ("alice", "bob", "carol"):
+        visit(memos, user)
+    assert in_memory(memos) == {"alice", "bob", "carol"}
+    memos.close()
+    again = open_memos(10)
+    assert again.scheduler.wait_idle()
+    assert in_memory(again) == {"alice", "bob", "carol"}
+
+
+def test_conversations_leave_before_the_memory_they_begin_with(open_memos: Open) -> None:
+    memos = open_memos(3.5)  # room for three, or for two with a conversation
+    for day in range(5):
+        visit(memos, "alice", 24 * day + 9)
+        visit(memos, "bob", 24 * day + 10)
+        visit(memos, "carol", 24 * day + 11)
+    view = memos.scoped(user="alice", session="s")
+    prompt = view.prompt([{"role": "user", "content": "Where is the key? " * 12}], k=0)
+    memos.engine.generate(prompt.messages, view.scope, GenerateOptions(max_new_tokens=2))
+    talk = memos.engine.store.usage()[salt_for(Scope(user="alice"))]
+    look(memos, 24 * 5 + 8.9)
+    assert in_memory(memos) == {"alice", "bob", "carol"}
+    assert memos.engine.store.usage()[salt_for(Scope(user="alice"))] < talk
+    drops = [d for d in memos.scheduler.explain(Scope(user="alice")) if d.action == "drop"]
+    assert [d.reason.split(":")[0] for d in drops] == ["conversations"]
+
+
+def test_a_budget_that_is_lowered_is_kept_with_the_next_turn(open_memos: Open) -> None:
+    memos = open_memos(10)
+    for user in ("alice", "bob", "carol"):
+        visit(memos, user)
+    store = memos.engine.store
+    store.memory_budget = int(1.5 * min(store.usage().values()))
+    visit(memos, "carol", 1.0)
+    assert store.stats["memory_bytes"] <= store.memory_budget
+    assert in_memory(memos) == {"carol"}
+    assert "drop" in {d.action for d in memos.scheduler.explain(Scope(user="bob"))}
+
+
+def test_a_vault_without_files_is_planned_for_too(loaded: LoadedModel) -> None:
+    with MemOS.open(":memory:", embedder=None, model=loaded) as memos:
+        assert memos.engine
+        visit(memos, "alice")
+        assert in_memory(memos) == {"alice"}
+        assert [d.action for d in memos.scheduler.explain()] == ["plan", "build"]
