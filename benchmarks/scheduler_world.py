@@ -60,6 +60,11 @@ class Job:
     tier: Tier
     tokens: int
 
+    @property
+    def there(self) -> int:
+        """The tokens that the tier holds."""
+        return self.piece.memory if self.tier == "memory" else self.piece.disk
+
 
 class Policy(Protocol):
     """Decides what is held. It may change `Piece.memory` and `disk` downwards and from memory to disk at once;
@@ -235,10 +240,10 @@ class World:
             if compute_s:  # reading does not keep the model busy
                 self._chunk_ends = clock
             self.figures.background_s += compute_s
-            there = job.piece.held
+            there = job.there
             self.policy.arrived(self, job)
-            if job.piece.held < there:
-                self._jobs.pop(0)  # evicted at once: computing it again would be no use
+            if job.there < there:
+                self._jobs.pop(0)  # evicted at once: to fetch it again would be no use
         self._worked = clock
 
     def _step(self, job: Job) -> tuple[float, float] | None:
@@ -249,7 +254,7 @@ class World:
             missing = min(tokens, piece.disk) - piece.memory
             piece.memory += missing
             return self.costs.load(missing), 0.0
-        have = piece.memory if job.tier == "memory" else piece.disk
+        have = job.there
         if have >= tokens or (parent is not None and parent.held < parent.tokens):
             return None
         added = min(CHUNK, tokens - have)

@@ -10,12 +10,12 @@ from memos_core.cube import Scope
 from memos_core.scheduler.interfaces import Tiers
 from memos_core.scheduler.placement import SMOLLM2_CPU, Move, Segment, plan
 from memos_core.scheduler.predictor import GapPredictor, Predictor
-from memos_core.vault import CubeFilter, Vault
+from memos_core.vault import Vault
 
-KNOWN = 256
+KNOWN = 128
 """Scopes whose prefixes are weighed against each other."""
 
-_TURNS = 256  # of each scope, read from the vault
+_TURNS = 256  # memories of each scope whose times are read from the vault
 _SAME_TURN_S = 2.0  # what is written within this time belongs to one turn
 
 
@@ -52,11 +52,8 @@ class Keeper:
         """Take in the turns that the vault tells of, unless this scope is known."""
         if home in self._last:
             return
-        which = CubeFilter(home, kinds=["plaintext"])
-        for cube in reversed(self._vault.find(which, order="-created", limit=_TURNS)):
-            if cube.scope.user == home.user and cube.scope.agent == home.agent:
-                at = cube.header.descriptive.created_at.timestamp()
-                self._observe(home, cube.scope.session, at)
+        for session, at in self._vault.plans.moments(home, _TURNS):
+            self._observe(home, session, at.timestamp())
 
     def _observe(self, home: Scope, session: str | None, at: float) -> None:
         before = self._last.get(home)

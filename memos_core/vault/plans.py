@@ -106,6 +106,21 @@ class PlanTable:
             )
             return [_plan(r) for r in rows]
 
+    def moments(self, scope: Scope, limit: int) -> list[tuple[str | None, datetime]]:
+        """When something was said in a scope, and in which session: of its memories that changed last, oldest first.
+
+        Args:
+            scope: of one user and agent, or of nobody; its session is not looked at.
+        """
+        c = t.cubes.c
+        where = [c[k] == v for k, v in _address(scope).items()]
+        query = select(c.session, c.created_at).where(*where, c.kind == "plaintext")
+        with self._db.read() as conn:
+            rows = conn.execute(query.order_by(c.updated_at.desc()).limit(limit)).all()
+        return [
+            (row.session or None, moment(row.created_at)) for row in sorted(rows, key=lambda r: r.created_at)
+        ]
+
 
 def _address(scope: Scope) -> dict[str, str]:
     return {"tenant": scope.tenant, "user": scope.user or "", "agent": scope.agent or ""}
