@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from memos_core import __version__
 from memos_core.cli_common import by_id, date, existing_home, opened
 from memos_core.cli_manage import COMMANDS
+from memos_core.cli_scheduler import scheduler
 from memos_core.cube import ANY_USER, LIVE, MemCube, State
 from memos_core.errors import KVError, KVMismatch, MemOSError
 from memos_core.memos import DEFAULT_VAULT, ENV_VAULT
@@ -237,7 +238,7 @@ def _details(cube: MemCube) -> Iterator[tuple[str, str]]:
     return ((name, value) for name, value in fields.items() if value)
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, scheduler):
     cli.add_command(_command)
 
 

@@ -9,6 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from memos_core.cube import Scope, now
 
+KV_NAMESPACE = ("kv",)
+"""Where the cubes are that tell of KV on disk."""
+
 
 class PrefixEngine(Protocol):
     """What the scheduler needs of an engine that holds KV caches."""

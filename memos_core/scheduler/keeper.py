@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from memos_core.activation.keys import salt_for
 from memos_core.cube import Scope
 from memos_core.scheduler.interfaces import Tiers
 from memos_core.scheduler.placement import SMOLLM2_CPU, Move, Segment, plan
-from memos_core.scheduler.predictor import GapPredictor, Predictor
+from memos_core.scheduler.predictor import Forecast, GapPredictor, Predictor
 from memos_core.vault import Vault
 
 KNOWN = 128
@@ -64,6 +66,12 @@ class Keeper:
         while len(self._last) > KNOWN:
             gone, _ = self._last.popitem(last=False)
             self._tokens.pop(gone, None)
+
+    def seen(self, homes: Sequence[Scope], at: float) -> list[tuple[datetime | None, Forecast]]:
+        """When each scope's last turn was, and when the next is expected at this moment (POSIX seconds)."""
+        last = [self._last[home][1] if home in self._last else None for home in homes]
+        moments = [None if stamp is None else datetime.fromtimestamp(stamp, UTC) for stamp in last]
+        return list(zip(moments, self._predictor.forecast(homes, at), strict=True))
 
     def sized(self, home: Scope, tokens: int, *, on_disk: bool, token_bytes: int | None = None) -> None:
         """This scope's resident prefix has so many tokens; a token's KV takes so many bytes, where that is known."""

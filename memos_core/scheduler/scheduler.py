@@ -14,14 +14,13 @@ from memos_core.cube import ANY_USER, Activation, Descriptive, Header, MemCube, 
 from memos_core.errors import MemOSError, VaultError
 from memos_core.prompt import DEFAULT_SYSTEM, system_with_memory
 from memos_core.retrieval import Retriever
-from memos_core.scheduler.interfaces import Decision, PrefixEngine, Tiers
+from memos_core.scheduler.interfaces import KV_NAMESPACE, Decision, PrefixEngine, Tiers
 from memos_core.scheduler.keeper import KNOWN, Keeper, Placed
 from memos_core.scheduler.planner import HALF_LIFE, plan_resident
 from memos_core.vault import Actor, CubeFilter, Plan, Vault
 
 log = logging.getLogger("memos_core.scheduler")
 
-KV_NAMESPACE = ("kv",)
 _ACTOR = Actor("scheduler", "scheduler")
 _MAX_CANDIDATES = 512
 _FLUSH_READS = 256

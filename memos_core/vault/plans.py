@@ -90,11 +90,13 @@ class PlanTable:
             row = conn.execute(select(t.plans).where(t.plans.c.id == plan_id)).one_or_none()
         return _plan(row) if row else None
 
-    def recent(self, limit: int = 32) -> list[Plan]:
-        """The current plan of each scope, the most recently planned first."""
+    def recent(self, limit: int = 32, *, tenant: str | None = None) -> list[Plan]:
+        """The current plan of each scope, the most recently planned first; of one tenant, or of all."""
         newest = select(t.plans.c.id, t.plans.c.tenant, t.plans.c.user, t.plans.c.agent).order_by(
             t.plans.c.id.desc()
         )
+        if tenant is not None:
+            newest = newest.where(t.plans.c.tenant == tenant)
         with self._db.read() as conn:
             ids: dict[tuple[str, str, str], str] = {}
             for row in conn.execute(newest):
