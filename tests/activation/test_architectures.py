@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel
 from memos_core.cube.scope import Scope
+from memos_core.errors import KVError
 
 from .tiny import token_ids
 
@@ -97,14 +98,17 @@ def test_from_disk_too(
     kind: tuple[str, LoadedModel], kv_dir: Path, reference: Callable[..., list[int]]
 ) -> None:
     name, loaded = kind
-    if name in REFUSED:
-        pytest.skip("its KV is not kept")
     prefix, ids = list(range(10, 90)), [*range(10, 90), 7, 8, 9]
-    ActivationEngine(loaded, kv_dir=kv_dir).prefill(prefix, SCOPE, save=True)
+    engine = ActivationEngine(loaded, kv_dir=kv_dir)
+    if name in REFUSED:
+        with pytest.raises(KVError, match="KV reuse is off"):
+            engine.prefill(prefix, SCOPE, save=True)
+    else:
+        engine.prefill(prefix, SCOPE, save=True)
     chunks = list(
         ActivationEngine(loaded, kv_dir=kv_dir).stream(ids, SCOPE, GenerateOptions(max_new_tokens=6))
     )
     assert token_ids(chunks) == reference(ids, 6, loaded.model)
     usage = chunks[-1].usage
     assert usage is not None
-    assert (usage.cached_tokens, usage.tier) == (80, "disk")
+    assert (usage.cached_tokens, usage.tier) == ((0, "none") if name in REFUSED else (80, "disk"))
