@@ -234,6 +234,11 @@ class MemOS(Memory, Items, Versions, Governed):
         """
         return self._core.load_engine()
 
+    @property
+    def loaded_engine(self) -> ActivationEngine | None:
+        """The activation engine if it is loaded."""
+        return self._core.engine
+
     def register(self, structure: type[BaseModel], *, name: str | None = None, version: int = 1) -> None:
         """Make a pydantic model known, so that cubes can hold instances of it and give them back typed.
 

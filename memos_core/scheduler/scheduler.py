@@ -58,6 +58,7 @@ class MemScheduler:
         self._housekeeping = housekeeping
         self._engine: PrefixEngine | None = None
         self._decisions: deque[Decision] = deque(maxlen=1000)
+        self._totals: dict[str, tuple[int, float]] = {}
         self._reads: Counter[str] = Counter()
         self._systems: dict[Scope, str] = {}
         # When each is due, and what it is; in the order in which they were asked for.
@@ -149,6 +150,17 @@ class MemScheduler:
         home = _home(scope) if scope else None
         with self._wake:
             return [d for d in self._decisions if home is None or d.scope == home]
+
+    def totals(self) -> dict[str, tuple[int, float]]:
+        """Of each action of `Decision`: how often it was taken, and the seconds it took in the background."""
+        with self._wake:
+            return dict(self._totals)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait or run."""
+        with self._wake:
+            return len(self._jobs) + self._busy
 
     # -- background ------------------------------------------------------------------------------------------
 
@@ -244,6 +256,8 @@ class MemScheduler:
             ):
                 return
             self._decisions.append(decision)
+            times, seconds = self._totals.get(decision.action, (0, 0.0))
+            self._totals[decision.action] = times + 1, seconds + decision.seconds
 
     def _flush_reads(self) -> None:
         with self._wake:
