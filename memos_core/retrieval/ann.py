@@ -101,6 +101,8 @@ class AnnIndex:
                     if outdated:
                         index.remove(outdated)
                     fed += len(rows) - len(outdated)
+                    if len(outdated) == len(rows):
+                        return fed  # nothing was gained: another time
                 except IndexDamaged as err:
                     self.damaged(index, err)
                     return fed

@@ -15,6 +15,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from memos_core.vault.rows import ahead
 from memos_core.vault.vectors import Matrix, Owner, VectorRow, VectorTable
 
 BUDGET = 512 * 2**20
@@ -115,7 +116,7 @@ class _Scope:
                     self._dead.append(old)
             if mine and not self._append(mine, limit):
                 return False
-            self._seen = rows[-1].seq
+            self._seen = ahead(self._seen, rows[-1].seq, "vectors")
         return True
 
     def _append(self, rows: list[VectorRow], limit: int) -> bool:

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import (
+    Column,
     Connection,
     LargeBinary,
+    Row,
+    Select,
     Table,
     delete,
     func,
@@ -25,7 +28,7 @@ from memos_core.errors import MemOSError, VaultError
 from memos_core.vault import tables as t
 from memos_core.vault.audit import broken_chains
 from memos_core.vault.database import Database
-from memos_core.vault.rows import from_kept, from_row, to_row
+from memos_core.vault.rows import ahead, from_kept, from_row, to_row
 from memos_core.vault.writer import with_behaviour
 
 Fix = Callable[[Connection], None]
@@ -164,22 +167,33 @@ def _log(db: Database) -> Iterator[Problem]:
     yield from (Problem("log", sentence) for sentence in wrong)
 
 
+def _pages(db: Database, rows: Select[Any], *key: Column[Any]) -> Iterator[Sequence[Row[Any]]]:
+    """All rows in the order of their key, which `rows` selects, a page at a time: nobody waits for a check.
+
+    Raises:
+        VaultError: they are out of order. SQLite does not notice, and would give one page again and again.
+    """
+    after: tuple[Any, ...] | None = None
+    while True:
+        query = rows.order_by(*key).limit(_PAGE)
+        with db.read() as conn:
+            page = conn.execute(query if after is None else query.where(tuple_(*key) > after)).all()
+        if not page:
+            return
+        yield page
+        after = ahead(after, tuple(page[-1]._mapping[column] for column in key), key[0].table.name)
+
+
 # -- cubes ---------------------------------------------------------------------------------------------------
 
 
 def damaged_cubes(db: Database) -> Iterator[Problem]:
     """What is wrong with single cubes: their own rows first, then what is derived from them."""
-    after, rows = 0, 1
-    while rows:
+    for page in _pages(db, with_behaviour(), t.cubes.c.seq):
         with db.read() as conn:
-            page = conn.execute(
-                with_behaviour().where(t.cubes.c.seq > after).order_by(t.cubes.c.seq).limit(_PAGE)
-            ).all()
             beside = _Beside(conn, [row.id for row in page])
         for row in page:
             yield from _cube(row, beside)
-        rows = len(page)
-        after = page[-1].seq if page else after
 
 
 class _Beside:
@@ -290,12 +304,7 @@ def _drop_from_index(id_: str) -> Fix:
 
 def _damaged_versions(db: Database) -> Iterator[Problem]:
     v = t.versions.c
-    after: tuple[str, int] = ("", 0)
-    page: Sequence[Any] = [None]
-    while page:
-        query = select(v.cube_id, v.version, v.cube).order_by(v.cube_id, v.version).limit(_PAGE)
-        with db.read() as conn:
-            page = conn.execute(query.where(tuple_(v.cube_id, v.version) > after)).all()
+    for page in _pages(db, select(v.cube_id, v.version, v.cube), v.cube_id, v.version):
         for row in page:
             try:
                 cube = from_kept(row.cube, StructureRegistry(), row.cube_id)
@@ -303,7 +312,6 @@ def _damaged_versions(db: Database) -> Iterator[Problem]:
                     raise VaultError(f"it says that it is version {cube.version} of cube {cube.id}")
             except (MemOSError, ValueError, TypeError, KeyError, AttributeError) as err:
                 yield Problem("version", f"version {row.version} of cube {row.cube_id}: {err}")
-        after = (page[-1].cube_id, page[-1].version) if page else after
 
 
 # -- what is derived -----------------------------------------------------------------------------------------
@@ -314,18 +322,12 @@ def _vectors(db: Database) -> Iterator[Problem]:
     v = t.vectors.c
     bytes_ = db.engine.dialect.name == "sqlite"
     vector = type_coerce(v.vector, LargeBinary).label("vector") if bytes_ else v.vector
-    after = 0
-    page: Sequence[Any] = [None]
-    while page:
-        with db.read() as conn:
-            query = select(v.seq, v.cube_id, v.dims, vector).where(v.seq > after).order_by(v.seq).limit(_PAGE)
-            page = conn.execute(query).all()
+    for page in _pages(db, select(v.seq, v.cube_id, v.dims, vector), v.seq):
         for row in page:
             if not _usable(bytes(row.vector) if bytes_ else row.vector, row.dims):
                 yield Problem(
                     "index", f"the vector of cube {row.cube_id} is damaged", _embed_again(row.cube_id)
                 )
-        after = page[-1].seq if page else after
 
 
 def _usable(vector: Any, dims: int) -> bool:

@@ -396,6 +396,8 @@ class CheckpointTable:
                 yield found
             if len(rows) < size:
                 return
+            if after is not None and (rows[-1][6] > after[6] or rows[-1][:7] == after[:7]):
+                raise VaultError("the vault is damaged: checkpoints are out of order; run `memos doctor`")
             after = rows[-1]
             left = None if left is None else left - len(found)
 

@@ -104,6 +104,17 @@ def unpack_namespace(packed: str) -> Namespace:
     return tuple(packed.split(t.SEP)[:-1])
 
 
+def ahead(before: Any, key: Any, table: str) -> Any:
+    """The key that a page of rows ended with, behind which the next one begins; `before` is where this one began.
+
+    Raises:
+        VaultError: it is not behind `before`, so that there would be no end.
+    """
+    if before is not None and key <= before:
+        raise VaultError(f"the vault is damaged: the rows of {table!r} are out of order; run `memos doctor`")
+    return key
+
+
 def micros(moment: datetime) -> int:
     """Microseconds since the epoch. A moment without a zone is refused, not guessed."""
     if moment.tzinfo is None:

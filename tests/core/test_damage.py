@@ -6,10 +6,11 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import findings, flip
+from support import bag_of_words, findings, flip
 
 from memos_core import MemOS
 from memos_core.errors import MemOSError, NotFound, VaultError
@@ -172,3 +173,45 @@ def test_a_flipped_byte_in_the_header_loses_nothing(tmp_path: Path) -> None:
     assert refused > 16  # the magic string at least
     file.write_bytes(whole)
     assert seen(tmp_path, ids) == (truth, False)
+
+
+def out_of_order(file: Path, table: str) -> None:
+    """Flip a bit of the number of a table's last row, so that it is less than those before it (SQLite's file format,
+    section 1.6: a leaf lists the places of its cells, a cell is its size, its row number, its content)."""
+    with closing(sqlite3.connect(file)) as conn:
+        size = conn.execute("PRAGMA page_size").fetchone()[0]
+        page = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+    content = bytearray(file.read_bytes())
+
+    def number(at: int, width: int = 2) -> int:
+        return int.from_bytes(content[at : at + width], "big")
+
+    start = (page - 1) * size
+    while content[start] == 5:  # an inner page names the last one below it
+        start = (number(start + 8, 4) - 1) * size
+    assert content[start] == 13
+    at = start + number(start + 8 + 2 * (number(start + 3) - 1))
+    while content[at] & 0x80:  # the size
+        at += 1
+    assert 1 < content[at + 1] < 0x80, "a row number of one byte"
+    content[at + 1] ^= 1 << (content[at + 1].bit_length() - 1)
+    file.write_bytes(content)
+
+
+def test_rows_that_are_out_of_order_are_noticed_and_come_to_an_end(tmp_path: Path) -> None:
+    """A table read page by page, behind the last row of the page before, would otherwise be read for ever."""
+    filled(tmp_path)
+    out_of_order(tmp_path / "vault.db", "cubes")
+    with MemOS.open(tmp_path, user="u", embedder=None) as memos:
+        assert any("out of order" in line for line in findings(memos))
+
+
+def test_a_search_ends_where_vectors_are_out_of_order(tmp_path: Path) -> None:
+    with MemOS.open(tmp_path, user="u", embedder=bag_of_words, index="exact") as memos:
+        memos.put([memos.cube(f"heron {n}") for n in range(20)])
+        assert memos.search("heron")
+    out_of_order(tmp_path / "vault.db", "vectors")
+    with MemOS.open(tmp_path, user="u", embedder=bag_of_words, index="exact") as memos:
+        with pytest.raises(VaultError, match="is damaged"):
+            memos.search("heron")
+        assert any("out of order" in line for line in findings(memos))
