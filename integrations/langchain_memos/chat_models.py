@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -24,6 +23,7 @@ from langchain_core.language_models.chat_models import agenerate_from_stream, ge
 from pydantic import ConfigDict, Field
 
 from memos_core.activation import GenerateOptions, Usage
+from memos_core.chat import ChatTurn
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS, Prompt
 
@@ -166,19 +166,12 @@ class ChatMemOS(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        view, options = self._request(stop, kwargs)
-        _ = view.engine  # loaded first: how much memory fits depends on it
-        prompt = view.prompt(
-            [_to_dict(m) for m in messages], k=self.recall_k, room_for=options.max_new_tokens
-        )
-        text = ""
-        for chunk in view.engine.stream(prompt.messages, view.scope, options, derived_from=prompt.sources):
-            text += chunk.text
-            piece = self._piece(chunk.text, chunk.usage, prompt)
+        turn = ChatTurn(*self._request(messages, stop, kwargs), **self._memory)
+        for chunk in turn.stream():
+            piece = self._piece(chunk.text, chunk.usage, turn.prompt)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=piece)
             yield piece
-        self._finish(view, messages, text)
 
     async def _astream(
         self,
@@ -187,25 +180,22 @@ class ChatMemOS(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        view, options = self._request(stop, kwargs)
-        engine = await asyncio.to_thread(lambda: view.engine)
-        prompt = await view.aprompt(
-            [_to_dict(m) for m in messages], k=self.recall_k, room_for=options.max_new_tokens
-        )
-        text = ""
-        async with aclosing(
-            engine.astream(prompt.messages, view.scope, options, derived_from=prompt.sources)
-        ) as chunks:
+        turn = await ChatTurn.abegin(*self._request(messages, stop, kwargs), **self._memory)
+        async with aclosing(turn.astream()) as chunks:
             async for chunk in chunks:
-                text += chunk.text
-                piece = self._piece(chunk.text, chunk.usage, prompt)
+                piece = self._piece(chunk.text, chunk.usage, turn.prompt)
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=piece)
                 yield piece
-        await asyncio.to_thread(self._finish, view, messages, text)
 
-    def _request(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[MemOS, GenerateOptions]:
-        """Whose request it is, and how to generate: the call's arguments, else the fields."""
+    @property
+    def _memory(self) -> dict[str, Any]:
+        return {"recall_k": self.recall_k, "remember": self.remember}
+
+    def _request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> tuple[MemOS, list[dict[str, Any]], GenerateOptions]:
+        """Whose request it is, what they say, and how to generate: the call's arguments, else the fields."""
         view = self.memos.scoped(
             user=kwargs.get("user_id"), agent=self.agent, session=kwargs.get("thread_id"), adapter="langchain"
         )
@@ -217,7 +207,7 @@ class ChatMemOS(BaseChatModel):
             stop=tuple(stop or self.stop or ()),
             reuse=self.reuse,
         )
-        return view, options
+        return view, [_to_dict(m) for m in messages], options
 
     def _piece(self, text: str, usage: Usage | None, prompt: Prompt) -> ChatGenerationChunk:
         if usage is None:
@@ -242,13 +232,6 @@ class ChatMemOS(BaseChatModel):
             content=text, response_metadata=metadata, usage_metadata=counts, chunk_position="last"
         )
         return ChatGenerationChunk(message=message, generation_info={"finish_reason": usage.finish_reason})
-
-    def _finish(self, view: MemOS, messages: list[BaseMessage], reply: str) -> None:
-        """The call is over: remember it if that is wanted, and let the scheduler prepare the next one."""
-        if self.remember and messages and messages[-1].type == "human":
-            view.remember([_to_dict(messages[-1]), {"role": "assistant", "content": reply}])
-        system = messages[0].text if messages and messages[0].type == "system" else None
-        view.turn_finished(system=system)
 
 
 def _with_scope(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:

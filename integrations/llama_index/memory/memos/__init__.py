@@ -1,6 +1,7 @@
-"""MemOS under LlamaIndex: `from llama_index.memory.memos import MemOSMemory`."""
+"""MemOS under LlamaIndex: `from llama_index.memory.memos import MemOSMemory, MemOSLLM`."""
 
 from llama_index.memory.memos.base import MemOSMemory
+from llama_index.memory.memos.llm import MemOSLLM
 from llama_index.memory.memos.reopen import attach, close_reopened
 
-__all__ = ["MemOSMemory", "attach", "close_reopened"]
+__all__ = ["MemOSLLM", "MemOSMemory", "attach", "close_reopened"]
