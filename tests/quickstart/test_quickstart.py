@@ -21,7 +21,7 @@ def memos(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the console script as a person would. The timeout only ends a hang."""
     line = [sys.executable, "-m", "memos_core.cli", *map(str, words)]
     wide = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=900, check=False, env=wide)
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=1500, check=False, env=wide)
 
 
 @pytest.fixture(scope="module")
