@@ -54,7 +54,7 @@ def test_greedy_is_the_same_with_and_without_reuse(
 def test_a_long_prompt_in_chunks_is_the_same(
     engine: ActivationEngine, scope: Scope, reference: Reference
 ) -> None:
-    ids = prompt(1300)
+    ids = prompt(1900)
     assert token_ids(engine.stream(ids, scope, GenerateOptions(max_new_tokens=12))) == reference(ids, 12)
 
 
