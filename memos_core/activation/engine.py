@@ -190,7 +190,8 @@ class ActivationEngine:
             derived_from: the cubes (id, version) whose text is among them; erasing one drops this KV.
             save: also write it to disk.
             pin: never evict it from memory.
-            should_yield: called between chunks of 512 tokens; may wait, or raise to give up.
+            should_yield: called between chunks of 512 tokens, and every second while requests keep the model busy;
+                may wait, or raise to give up.
 
         Raises:
             KVError: the model's KV cannot be reused, or `save` or `pin` cannot be done.
@@ -203,7 +204,7 @@ class ActivationEngine:
         sources = merge_sources(derived_from, hit[0].derived_from if hit else ())
         cache = hit[0].cache(hit[1]) if hit else self._empty_cache()
         for start in range(hit[1] if hit else 0, len(ids), CHUNK):
-            self._forward(cache, ids[start : start + CHUNK], background=True)
+            self._forward(cache, ids[start : start + CHUNK], background=True, give_up=should_yield)
             if should_yield is not None and start + CHUNK < len(ids):
                 should_yield()
         prefix = self._prefix(cache, salt, ids, sources)
@@ -386,9 +387,16 @@ class ActivationEngine:
         """The cache that this model's layers need."""
         return DynamicCache(config=self.model.config)
 
-    def _forward(self, cache: DynamicCache, ids: list[int], *, background: bool) -> Tensor:
+    def _forward(
+        self,
+        cache: DynamicCache,
+        ids: list[int],
+        *,
+        background: bool,
+        give_up: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Run the model on the tokens that follow in the cache; returns the last logits, [vocabulary]."""
-        with self._turns.take(background=background), torch.no_grad():
+        with self._turns.take(background=background, give_up=give_up), torch.no_grad():
             inputs = torch.tensor([ids], device=self.model.device)
             output = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, **self._last_logits)
         logits: Tensor = output.logits[0, -1]

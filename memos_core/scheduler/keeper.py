@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +55,9 @@ class Keeper:
         """Take in the turns that the vault tells of, unless this scope is known."""
         if home in self._last:
             return
+        latest = time.time()  # a memory may claim to be of the future
         for session, at in self._vault.plans.moments(home, _TURNS):
-            self._observe(home, session, at.timestamp())
+            self._observe(home, session, min(at.timestamp(), latest))
 
     def _observe(self, home: Scope, session: str | None, at: float) -> None:
         before = self._last.get(home)

@@ -185,6 +185,9 @@ class MemScheduler:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        tiers = self._tiers()
+        if tiers is not None:
+            tiers.worth = None  # the engine may outlive us
         try:
             self._flush_reads()
         except MemOSError as err:
@@ -222,8 +225,8 @@ class MemScheduler:
                 job()
             except _Stopped:
                 return
-            except Exception as err:
-                # The scheduler outlives its errors, loudly: requests do not depend on it.
+            except BaseException as err:
+                # The scheduler outlives its errors, loudly: requests do not depend on it, and nobody else would hear.
                 if isinstance(err, MemOSError):
                     log.warning("the scheduler's %s job failed: %s", kind, err)
                 else:
@@ -329,11 +332,15 @@ class MemScheduler:
         """A process begins: bring in what the scopes will need, those that were active last first."""
         engine = self._engine
         if engine is not None and self._tiers() is not None:
+            self._look_at = time.monotonic() + _LOOK_EVERY
             for plan in reversed(self._vault.plans.recent(KNOWN)):
                 self._checkpoint()
-                self._keeper.learn(plan.scope)
-                self._prefix(plan, engine)
-            self._look_at = time.monotonic() + _LOOK_EVERY
+                try:
+                    self._keeper.learn(plan.scope)
+                    self._prefix(plan, engine)
+                except MemOSError as err:  # the others' need not wait for this one
+                    log.warning("the scheduler cannot look at %s: %s", plan.scope, err)
+                    self._note(Decision(plan.scope, "error", f"preload failed: {err}"))
             return self._place()
         for plan in self._vault.plans.recent():
             who = plan.scope.user or "this scope"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel, salt_for
+from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel, salt_for, turns
 from memos_core.activation.turns import Turns
 from memos_core.cube.scope import Scope
 from memos_core.errors import InvalidArgument, KVError, ModelError
@@ -218,6 +218,37 @@ def test_requests_go_before_background_work() -> None:
     for thread in threads:
         thread.join()
     assert order == ["request", "background"]
+
+
+def test_background_work_that_waits_for_a_busy_model_can_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a scheduler can stop however many streams are open."""
+
+    class GaveUp(Exception):
+        pass
+
+    def give_up() -> None:
+        raise GaveUp
+
+    monkeypatch.setattr(turns, "_ASK", 0.0)
+    busy = Turns()
+    with busy.take(background=False), pytest.raises(GaveUp), busy.take(background=True, give_up=give_up):
+        pass
+    with busy.take(background=False):
+        pass  # nothing is held
+
+
+def test_background_work_comes_between_replies_not_between_their_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "QUIET", 1000.0)
+    busy = Turns()
+    with busy.take(background=True):
+        pass  # nobody asked yet
+    with busy.take(background=False):
+        pass
+    monkeypatch.setattr(turns, "PATIENCE", 0.2)
+    with busy.take(background=True):
+        pass  # it was patient for long enough
 
 
 def test_giving_up_a_prefill_keeps_nothing(engine: ActivationEngine, scope: Scope) -> None:
