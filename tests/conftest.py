@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import postgres
 import pytest
@@ -11,12 +12,26 @@ from support import bag_of_words
 
 from memos_core import MemOS
 
+if TYPE_CHECKING:
+    from memos_core.activation import LoadedModel
+
 
 @pytest.fixture
 def memos(tmp_path: Path) -> Iterator[MemOS]:
     """The operator's view of a fresh vault, searched by words and by `bag_of_words`."""
     with MemOS.open(tmp_path / "vault", embedder=bag_of_words, index="exact") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def loaded() -> LoadedModel:
+    """A tiny random Llama, read and never changed."""
+    from activation.tiny import make_model, make_tokenizer  # torch, for those who ask
+
+    from memos_core.activation import LoadedModel
+
+    tokenizer = make_tokenizer()
+    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
 
 
 @pytest.fixture(scope="session")

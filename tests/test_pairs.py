@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from activation.tiny import make_model, make_tokenizer
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from llama_index.core.llms import ChatMessage
@@ -23,12 +22,6 @@ from memos_core.memos import MemOS
 
 FACT = "My boat is called Petrel."
 QUESTION = "What is my boat called?"
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    tokenizer = make_tokenizer()
-    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
 
 
 @pytest.fixture

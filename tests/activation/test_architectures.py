@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -17,7 +16,7 @@ from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel
 from memos_core.cube.scope import Scope
 from memos_core.errors import KVError
 
-from .tiny import token_ids
+from .tiny import make_model, token_ids
 
 SCOPE = Scope(tenant="acme", user="alice")
 TOKENS = st.lists(st.integers(3, 385), min_size=1, max_size=90)
@@ -38,22 +37,7 @@ REFUSED = {name for name in KINDS if "sliding" in name}
 @pytest.fixture(scope="module", params=list(KINDS))
 def kind(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> tuple[str, LoadedModel]:
     family, changes = KINDS[request.param]
-    small = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.5,
-        "bos_token_id": None,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    config = getattr(transformers, f"{family}Config")(**(small | changes))
-    torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    model = make_model(len(tokenizer), family=family, **changes)
     return request.param, LoadedModel(model, tokenizer, request.param)
 
 

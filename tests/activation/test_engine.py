@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel, salt_for, turns
 from memos_core.activation.turns import Turns
@@ -323,21 +323,7 @@ def test_forget_drops_by_key(engine: ActivationEngine, scope: Scope) -> None:
 def test_a_sliding_window_model_is_refused_and_still_right(
     tokenizer: PreTrainedTokenizerFast, scope: Scope, kv_dir: Path, reference: Reference
 ) -> None:
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=16,
-        initializer_range=0.5,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = MistralForCausalLM(config).eval()
+    model = make_model(len(tokenizer), family="Mistral", sliding_window=16)
     engine = ActivationEngine(LoadedModel(model, tokenizer, "sliding"), kv_dir=kv_dir)
     assert engine.reuse_refused is not None
     assert "only the last 16 tokens" in engine.reuse_refused

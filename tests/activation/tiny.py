@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from memos_core.activation import Chunk, Identity, KVPrefix
 
@@ -43,8 +44,12 @@ def make_tokenizer(*, template: str | None = TEMPLATE, size: int = 400) -> PreTr
     )
 
 
-def make_model(vocabulary: int, *, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
-    """Two layers with grouped-query attention; weights large enough that no two logits are nearly equal."""
+def make_model(vocabulary: int, *, family: str = "Llama", seed: int = 0, **changes: Any) -> Any:
+    """Two layers with grouped-query attention; weights large enough that no two logits are nearly equal.
+
+    Args:
+        family: as transformers begins the names of its classes.
+    """
     settings: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": 32,
@@ -58,8 +63,9 @@ def make_model(vocabulary: int, *, seed: int = 0, **changes: Any) -> LlamaForCau
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
+    config = getattr(transformers, f"{family}Config")(**(settings | changes))
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
 
 
 def kv_digest(prefix: KVPrefix) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from activation.tiny import make_model, make_tokenizer
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
@@ -21,12 +20,6 @@ from langchain_memos import ChatMemOS
 from memos_core.activation import LoadedModel
 from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.memos import MemOS
-
-
-@pytest.fixture(scope="session")
-def loaded() -> LoadedModel:
-    tokenizer = make_tokenizer()
-    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from activation.tiny import make_model, make_tokenizer
 from llama_index.core.agent.workflow import AgentStream, AgentWorkflow
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
@@ -23,12 +22,6 @@ ASKED = [
     ChatMessage(role="system", content="Be brief."),
     ChatMessage(role="user", content="What does Alice like?"),
 ]
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    tokenizer = make_tokenizer()
-    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("torch", reason="the [hf] extra is not installed")
 
-from activation.tiny import make_model, make_tokenizer
 
 from memos_core import MemOS
 from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel, salt_for
@@ -19,12 +18,6 @@ from memos_core.cube import Scope
 HOUR = 3600.0
 START = time.time()  # the vault notes when a memory was written; the turns come after that
 FACT = "keeps the spare key of the boathouse under the third flowerpot from the left"
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    tokenizer = make_tokenizer()
-    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
 
 
 Open = Callable[..., MemOS]

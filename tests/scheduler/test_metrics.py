@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from activation.tiny import make_model, make_tokenizer
 from prometheus_client import CollectorRegistry, generate_latest
 from support import bag_of_words, run_script
 
 from memos_core import MemOS
 from memos_core.activation import ActivationEngine, LoadedModel
 from memos_core.metrics import MemOSCollector
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    tokenizer = make_tokenizer()
-    return LoadedModel(make_model(len(tokenizer)), tokenizer, "tiny")
 
 
 def test_a_turn_is_counted_and_names_nobody(tmp_path: Path, loaded: LoadedModel) -> None:
