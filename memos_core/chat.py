@@ -5,10 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from memos_core.activation import Chunk, GenerateOptions
 from memos_core.memos import MemOS, Prompt
+
+
+class Settings(Protocol):
+    """The fields by which chat models say how they generate."""
+
+    temperature: float
+    top_p: float
+    seed: int | None
+    max_tokens: int
+    stop: list[str] | None
+
+
+def options_of(fields: Settings, call: Mapping[str, Any]) -> GenerateOptions:
+    """How to generate: what a call says of it, else the model's fields.
+
+    Raises:
+        InvalidArgument: as `GenerateOptions`.
+    """
+    return GenerateOptions(
+        max_new_tokens=call.get("max_tokens") or fields.max_tokens,
+        temperature=call.get("temperature", fields.temperature),
+        top_p=call.get("top_p", fields.top_p),
+        seed=call.get("seed", fields.seed),
+        stop=tuple(call.get("stop") or fields.stop or ()),
+    )
 
 
 class ChatTurn:

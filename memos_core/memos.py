@@ -431,3 +431,16 @@ def _scope(**parts: str | None) -> Scope:
         return Scope.model_validate(parts)
     except ValidationError as err:
         raise InvalidArgument(validation_message(err)) from None
+
+
+def given(memos: Any) -> MemOS:
+    """What an adapter was given as `memos`.
+
+    Raises:
+        InvalidArgument: it is no MemOS.
+    """
+    if not isinstance(memos, MemOS):
+        raise InvalidArgument(
+            f"memos must be an open MemOS, got {type(memos).__name__}; pass memos=MemOS.open(...)"
+        )
+    return memos

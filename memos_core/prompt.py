@@ -15,11 +15,17 @@ ChatMessage = dict[str, Any]
 
 DEFAULT_SYSTEM = "You are a helpful assistant who remembers what the user has told you."
 _RESIDENT = "What the user has told you:"
+_RECALLED = "Relevant memories:"
 
 
 def memory_line(cube: MemCube) -> str:
     """One memory as one line of a prompt."""
     return "- " + " ".join(cube.text.split())
+
+
+def memory_note(cubes: Iterable[MemCube]) -> str:
+    """Recalled memories under a heading, for a prompt that is not laid out by `compose`."""
+    return "\n".join([_RECALLED, *map(memory_line, cubes)])
 
 
 def unsaid(texts: Iterable[str]) -> Callable[[MemCube], bool]:

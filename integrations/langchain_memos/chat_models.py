@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 try:
@@ -22,8 +23,9 @@ except ImportError:
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from pydantic import ConfigDict, Field
 
+from langchain_memos.scopes import ids_of
 from memos_core.activation import GenerateOptions, Usage
-from memos_core.chat import ChatTurn
+from memos_core.chat import ChatTurn, options_of
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS, Prompt
 
@@ -199,14 +201,7 @@ class ChatMemOS(BaseChatModel):
         view = self.memos.scoped(
             user=kwargs.get("user_id"), agent=self.agent, session=kwargs.get("thread_id"), adapter="langchain"
         )
-        options = GenerateOptions(
-            max_new_tokens=kwargs.get("max_tokens") or self.max_tokens,
-            temperature=kwargs.get("temperature", self.temperature),
-            top_p=kwargs.get("top_p", self.top_p),
-            seed=kwargs.get("seed", self.seed),
-            stop=tuple(stop or self.stop or ()),
-            reuse=self.reuse,
-        )
+        options = replace(options_of(self, {**kwargs, "stop": stop}), reuse=self.reuse)
         return view, [_to_dict(m) for m in messages], options
 
     def _piece(self, text: str, usage: Usage | None, prompt: Prompt) -> ChatGenerationChunk:
@@ -236,13 +231,7 @@ class ChatMemOS(BaseChatModel):
 
 def _with_scope(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's arguments with the user and thread of the config; an argument given by the caller wins."""
-    configurable = ensure_config(config).get("configurable", {})
-    found = {
-        name: str(configurable[name])
-        for name in ("user_id", "thread_id")
-        if configurable.get(name) is not None
-    }
-    return {**found, **kwargs}
+    return {**ids_of(ensure_config(config).get("configurable", {})), **kwargs}
 
 
 def _to_dict(message: BaseMessage) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memos_core.cube import MemCube, Message, dump_json
 from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.memos import MemOS
+from memos_core.memos import MemOS, given
 
 try:
     from langchain_core.chat_history import BaseChatMessageHistory
@@ -52,11 +52,7 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
     """
 
     def __init__(self, session_id: str | None = None, *, memos: MemOS, user: str | None = None) -> None:
-        if not isinstance(memos, MemOS):
-            raise InvalidArgument(
-                f"memos must be an open MemOS, got {type(memos).__name__}; pass memos=MemOS.open(...)"
-            )
-        self.memos = memos.scoped(user=user, session=session_id, adapter="langchain")
+        self.memos = given(memos).scoped(user=user, session=session_id, adapter="langchain")
         if self.memos.scope.session is None:
             raise InvalidArgument(
                 "session_id must name the conversation; pass one, or a MemOS view with session="

@@ -7,8 +7,8 @@ from typing import Any
 
 from memos_core.cube import new_id
 from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.memos import MemOS
-from memos_core.prompt import memory_line, unsaid
+from memos_core.memos import MemOS, given
+from memos_core.prompt import memory_note, unsaid
 
 try:
     from langchain_classic.memory.chat_memory import BaseChatMemory
@@ -28,8 +28,6 @@ from langchain_core.messages.utils import count_tokens_approximately
 from pydantic import ConfigDict, Field
 
 from langchain_memos.history import MemOSChatMessageHistory
-
-HEADING = "Relevant memories:"
 
 
 class MemOSMemory(BaseChatMemory):
@@ -85,11 +83,9 @@ class MemOSMemory(BaseChatMemory):
             value = settings.get(name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
-        if not isinstance(memos, MemOS):
-            raise InvalidArgument(
-                f"memos must be an open MemOS, got {type(memos).__name__}; pass memos=MemOS.open(...)"
-            )
-        history = MemOSChatMessageHistory(session or memos.scope.session or new_id(), memos=memos, user=user)
+        history = MemOSChatMessageHistory(
+            session or given(memos).scope.session or new_id(), memos=memos, user=user
+        )
         scope = history.memos.scope
         super().__init__(memos=memos, chat_memory=history, user=scope.user, session=scope.session, **settings)
 
@@ -181,7 +177,7 @@ class MemOSMemory(BaseChatMemory):
         hits = self.chat_memory.memos.recall(question, k=self.k, accept=unsaid(str(m.text) for m in shown))
         note: list[BaseMessage] = []
         for n in range(1, len(hits) + 1):
-            longer = SystemMessage("\n".join([HEADING, *(memory_line(hit.cube) for hit in hits[:n])]))
+            longer = SystemMessage(memory_note(hit.cube for hit in hits[:n]))
             if (
                 self.max_token_limit is not None
                 and count_tokens_approximately([longer]) > self.max_token_limit

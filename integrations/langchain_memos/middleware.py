@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.memos import MemOS
-from memos_core.prompt import memory_line, unsaid
+from memos_core import arguments
+from memos_core.errors import missing_extra
+from memos_core.memos import MemOS, given
+from memos_core.prompt import memory_note, unsaid
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -18,7 +19,8 @@ try:
 except ImportError:
     raise missing_extra("langchain", "langchain") from None
 
-HEADING = "Relevant memories:"
+from langchain_memos.scopes import ids_of
+
 _Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 _AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
@@ -46,12 +48,8 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def __init__(self, memos: MemOS, *, agent: str | None = None, k: int = 5, remember: bool = True) -> None:
         super().__init__()
-        if not isinstance(memos, MemOS):
-            raise InvalidArgument(f"memos must be an open MemOS, got {type(memos).__name__}")
-        if not isinstance(k, int) or k < 0:
-            raise InvalidArgument(f"k must be an integer of at least 0, got {k!r}")
-        self._memos = memos.scoped(agent=agent, adapter="langchain")
-        self._k = k
+        self._memos = given(memos).scoped(agent=agent, adapter="langchain")
+        self._k = arguments.count(k, "k")
         self._remember = remember
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: _Handler) -> ModelResponse[Any]:
@@ -80,11 +78,8 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             configurable = {}
         context = getattr(runtime, "context", None)
         user = context.get("user_id") if isinstance(context, Mapping) else getattr(context, "user_id", None)
-        user = configurable.get("user_id") if user is None else user
-        thread = configurable.get("thread_id")
-        return self._memos.scoped(
-            user=None if user is None else str(user), session=None if thread is None else str(thread)
-        )
+        ids = ids_of(configurable) | ({} if user is None else {"user_id": str(user)})
+        return self._memos.scoped(user=ids.get("user_id"), session=ids.get("thread_id"))
 
     def _with_memories(self, request: ModelRequest[Any], view: MemOS) -> ModelRequest[Any]:
         at = _last(request.messages, HumanMessage)
@@ -94,7 +89,7 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         hits = view.recall(question, k=self._k, accept=unsaid(str(m.text) for m in request.messages))
         if not hits:
             return request
-        note = "\n".join([HEADING, *(memory_line(hit.cube) for hit in hits)])
+        note = memory_note(hit.cube for hit in hits)
         asked = request.messages[at]
         content: Any = (
             f"{note}\n\n{asked.content}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.memos import MemOS
+from memos_core import arguments
+from memos_core.errors import missing_extra
+from memos_core.memos import MemOS, given
 from memos_core.retrieval import Hit
 
 try:
@@ -40,21 +41,15 @@ class MemOSRetriever(BaseRetriever):
     k: int = 4
 
     def __init__(self, **fields: Any) -> None:
-        if not isinstance(fields.get("memos"), MemOS):
-            raise InvalidArgument("memos must be an open MemOS; pass memos=MemOS.open(...)")
-        _checked(fields.get("k", 1))
+        given(fields.get("memos"))  # checked here: pydantic would wrap the error
+        arguments.count(fields.get("k", 1), "k", 1)
         super().__init__(**fields)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        return [_document(hit) for hit in self.memos.recall(query, k=_checked(self.k if k is None else k))]
-
-
-def _checked(k: Any) -> int:
-    if not isinstance(k, int) or k < 1:
-        raise InvalidArgument(f"k must be an integer of at least 1, got {k!r}")
-    return k
+        k = self.k if k is None else arguments.count(k, "k", 1)
+        return [_document(hit) for hit in self.memos.recall(query, k=k)]
 
 
 def _document(hit: Hit) -> Document:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from memos_core.cube import Scope, new_id
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS
-from memos_core.prompt import memory_line, unsaid
+from memos_core.prompt import memory_note, unsaid
 
 try:
     from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -24,7 +24,6 @@ from llama_index.memory.memos.messages import count_tokens, fit, from_cube, text
 from llama_index.memory.memos.reopen import attach, narrow, reopen
 
 DEFAULT_TOKEN_LIMIT = 30_000  # as llama_index.core.memory.Memory
-HEADING = "Relevant memories:"
 IN_MEMORY = ":memory:"
 _CONTEXT_SHARE = 0.75  # of the model's context, as ChatMemoryBuffer
 _WHY = "its vault is in memory and ends with the process; open the MemOS with a folder or file instead"
@@ -249,8 +248,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]
         hits = self.memos.recall(question, k=self.k, accept=unsaid(text_of(m) for m in shown))
         note: list[ChatMessage] = []
         for n in range(1, len(hits) + 1):
-            lines = [HEADING, *(memory_line(hit.cube) for hit in hits[:n])]
-            longer = ChatMessage(role=MessageRole.SYSTEM, content="\n".join(lines))
+            longer = ChatMessage(role=MessageRole.SYSTEM, content=memory_note(hit.cube for hit in hits[:n]))
             if self._count([longer]) > limit:
                 break
             note = [longer]

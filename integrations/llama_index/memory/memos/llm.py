@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from memos_core.activation import Chunk, GenerateOptions
-from memos_core.chat import ChatTurn
+from memos_core.chat import ChatTurn, options_of
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS
 
@@ -163,7 +163,7 @@ class MemOSLLM(CustomLLM):  # type: ignore[misc]
     def _complete(self, prompt: str, kwargs: dict[str, Any]) -> Generator[CompletionResponse, None, None]:
         engine, view = self.memos.engine, self._view()
         text = ""
-        for chunk in engine.stream(engine.tokenizer.encode(prompt), view.scope, self._options(kwargs)):
+        for chunk in engine.stream(engine.tokenizer.encode(prompt), view.scope, options_of(self, kwargs)):
             text += chunk.text
             yield CompletionResponse(text=text, delta=chunk.text, raw=_raw(chunk))
 
@@ -171,7 +171,7 @@ class MemOSLLM(CustomLLM):  # type: ignore[misc]
         self, prompt: str, kwargs: dict[str, Any]
     ) -> AsyncGenerator[CompletionResponse, None]:
         engine, view = self.memos.engine, self._view()
-        chunks = engine.astream(engine.tokenizer.encode(prompt), view.scope, self._options(kwargs))
+        chunks = engine.astream(engine.tokenizer.encode(prompt), view.scope, options_of(self, kwargs))
         text = ""
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -186,17 +186,7 @@ class MemOSLLM(CustomLLM):  # type: ignore[misc]
     def _request(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
     ) -> tuple[MemOS, list[dict[str, Any]], GenerateOptions]:
-        return self._view(), [_to_dict(m, i) for i, m in enumerate(messages)], self._options(kwargs)
-
-    def _options(self, kwargs: dict[str, Any]) -> GenerateOptions:
-        """The call's arguments, else the fields."""
-        return GenerateOptions(
-            max_new_tokens=kwargs.get("max_tokens") or self.max_tokens,
-            temperature=kwargs.get("temperature", self.temperature),
-            top_p=kwargs.get("top_p", self.top_p),
-            seed=kwargs.get("seed", self.seed),
-            stop=tuple(kwargs.get("stop") or self.stop or ()),
-        )
+        return self._view(), [_to_dict(m, i) for i, m in enumerate(messages)], options_of(self, kwargs)
 
 
 def _to_dict(message: ChatMessage, index: int) -> dict[str, Any]:

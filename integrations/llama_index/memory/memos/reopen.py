@@ -13,7 +13,7 @@ from pathlib import Path
 
 from memos_core.cube import Principal, Scope
 from memos_core.errors import InvalidArgument
-from memos_core.memos import MemOS
+from memos_core.memos import MemOS, given
 
 _lock = threading.Lock()
 _attached: weakref.WeakSet[MemOS] = weakref.WeakSet()
@@ -75,11 +75,7 @@ def narrow(memos: MemOS, *, user: str | None, session: str | None) -> MemOS:
     Raises:
         InvalidArgument: no MemOS. AccessDenied: `memos` is fixed to another user or session.
     """
-    if not isinstance(memos, MemOS):
-        raise InvalidArgument(
-            f"memos must be an open MemOS, got {type(memos).__name__}; pass memos=MemOS.open(...)"
-        )
-    return memos.scoped(user=user, session=session, adapter="llama_index")
+    return given(memos).scoped(user=user, session=session, adapter="llama_index")
 
 
 def _narrow(memos: MemOS, scope: Scope) -> MemOS:
