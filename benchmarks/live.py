@@ -31,7 +31,7 @@ from benchmarks.report import parser, show
 from langchain_memos import ChatMemOS
 from langgraph.checkpoint.memos import MemOSSaver
 from memos_core import MemOS
-from memos_core.activation import ActivationEngine, Chunk, GenerateOptions, Usage, load_model
+from memos_core.activation import ActivationEngine, Chunk, GenerateOptions, LoadedModel, Usage, load_model
 from memos_core.cube import Scope
 
 USERS, FACTS, TURNS, REPLY = 8, 30, 5, 16
@@ -53,7 +53,9 @@ class Request:
 class Recorder(ActivationEngine):
     """The engine, with a list of what it answered."""
 
-    answered: list[Request]
+    def __init__(self, loaded: LoadedModel, **how: Any) -> None:
+        super().__init__(loaded, **how)
+        self.answered: list[Request] = []
 
     def stream(
         self, prompt: Any, scope: Scope, options: GenerateOptions = _DEFAULTS, **how: Any
@@ -104,7 +106,6 @@ def main() -> None:
             home = Path(folder) / name
             shutil.copytree(Path(folder) / "vault", home)
             engine = Recorder(loaded, kv_dir=home / "kv", memory_budget=BUDGET)
-            engine.answered = []
             rows.append(run(name, home, engine, seconds, options.verify))
     first = [row["ttft p95 s"] for row in rows]
     show(
@@ -146,7 +147,7 @@ def run(name: str, home: Path, engine: Recorder, seconds: float, verify: int) ->
         for thread in threads:
             thread.join()
         watch.stop()
-        decisions = [d.action for d in memos.scheduler.explain()]
+        decisions = {action: times for action, (times, _) in memos.scheduler.totals().items()}
         closing = time.perf_counter()
     closing = time.perf_counter() - closing
     if failures:
@@ -164,9 +165,9 @@ def run(name: str, home: Path, engine: Recorder, seconds: float, verify: int) ->
         "peak MB": watch.peak / (1 << 20),
         "over budget": watch.over,
         "wrong": wrong(engine, random.Random(1).sample(answered, min(verify, len(answered)))),
-        "built": decisions.count("build"),
-        "loaded": decisions.count("preload"),
-        "errors": decisions.count("error"),
+        "built": decisions.get("build", 0),
+        "loaded": decisions.get("preload", 0),
+        "errors": decisions.get("error", 0),
         "close s": closing,
     }
 

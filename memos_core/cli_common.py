@@ -16,6 +16,8 @@ from memos_core.vault import locate
 from memos_core.vault.copies import is_vault
 from memos_core.vault.filter import CubeFilter
 
+STAMP = "%Y-%m-%d %H:%M:%S"
+
 
 def date(typed: str) -> datetime:
     """A date or a date with a time; without a zone it is the local one's."""

@@ -12,16 +12,13 @@ from typing import Any
 
 import click
 
-from memos_core.cli_common import by_id, date, id_ending, opened, owners_view
+from memos_core.cli_common import STAMP, by_id, date, id_ending, opened, owners_view
 from memos_core.cube import ANY_USER, MemCube
 from memos_core.errors import InvalidArgument, VaultError
 from memos_core.memos import MemOS
 from memos_core.render import console, cube_type, summary, table
 from memos_core.vault import Right, locate
 from memos_core.vault.copies import copy_vault
-
-_STAMP = "%Y-%m-%d %H:%M:%S"
-
 
 # -- erasure -------------------------------------------------------------------------------------------------
 
@@ -184,7 +181,7 @@ def log(
     found = table("", "at", "who", "through", "did", "memory", "v", "whose", "because", right=["v"])
     for record in records:
         found.add_row(
-            f"{record.at:{_STAMP}}",
+            f"{record.at:{STAMP}}",
             record.principal,
             record.adapter,
             record.action,
@@ -222,7 +219,7 @@ def history(context: click.Context, id: str, pair: tuple[int, int] | None, as_js
     found = table("", "v", "written", "text", right=["v"])
     for version in versions:
         found.add_row(
-            str(version.version), f"{version.header.descriptive.updated_at:{_STAMP}}", summary(version)
+            str(version.version), f"{version.header.descriptive.updated_at:{STAMP}}", summary(version)
         )
     console().print(found)
 

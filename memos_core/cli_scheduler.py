@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import click
 from rich.text import Text
 
-from memos_core.cli_common import opened
-from memos_core.cube import ANY_USER, MemCube, now
+from memos_core.cli_common import STAMP, opened
+from memos_core.cube import ANY_USER, now
 from memos_core.memos import MemOS
-from memos_core.render import console, cube_table, size, table
+from memos_core.render import console, cube_table, size, table, whose
 from memos_core.scheduler import Outlook, outlook
 from memos_core.scheduler.predictor import SOON
-from memos_core.vault import CubeFilter
 
-_STAMP = "%Y-%m-%d %H:%M:%S"
 _WITHIN = f"within {SOON / 3600:.0f} h"
 
 
@@ -39,10 +38,8 @@ def scheduler() -> None:
 def explain(context: click.Context, user: str, agent: str | None, limit: int, as_json: bool) -> None:
     """Who is expected next, what stands resident in front of whose prompts, and why."""
     with opened(context, user) as memos:
-        every = outlook(memos.vault, memos.scope.tenant, 128)
-        which = [
-            o for o in every if user in (ANY_USER, o.plan.scope.user) and agent in (None, o.plan.scope.agent)
-        ][:limit]
+        found = outlook(memos.vault, memos.scope.tenant, user=None if user == ANY_USER else user, agent=agent)
+        which = list(islice(found, limit))
         if as_json:
             for one in which:
                 click.echo(json.dumps(_plain(one), ensure_ascii=False))
@@ -60,7 +57,7 @@ def _show(outlooks: list[Outlook]) -> None:
         return
     right = ["memories", "KV tokens", "KV size", "goes on", "begins"]
     made = table(
-        f"Expected {_WITHIN}, as of {now():{_STAMP}} UTC",
+        f"Expected {_WITHIN}, as of {now():{STAMP}} UTC",
         "whose",
         "last turn",
         "goes on",
@@ -74,35 +71,33 @@ def _show(outlooks: list[Outlook]) -> None:
     )
     for one in outlooks:
         made.add_row(
-            Text(_whose(one)),
-            f"{one.last_turn:{_STAMP}}" if one.last_turn else "-",
+            Text(whose(one.plan.scope)),
+            f"{one.last_turn:{STAMP}}" if one.last_turn else "-",
             f"{one.forecast.goes_on.chance:.0%}",
             f"{one.forecast.begins.chance:.0%}",
             str(len(one.plan.cube_ids)),
             f"{sum(kv.n_tokens for kv in one.kv):,}" if one.kv else "-",
             size(sum(kv.nbytes for kv in one.kv)) if one.kv else "-",
-            f"{one.plan.planned_at:{_STAMP}}",
+            f"{one.plan.planned_at:{STAMP}}",
             Text(one.plan.reason),
         )
     console().print(made)
 
 
 def _show_resident(memos: MemOS, one: Outlook) -> None:
-    """The memories in prompt order; those that are gone since have no line."""
-    found = memos.vault.get(CubeFilter(one.plan.scope, granted="read"), one.plan.cube_ids)
-    cubes: list[MemCube] = [found[id_] for id_ in one.plan.cube_ids if id_ in found]
-    console().print(cube_table(cubes, f"Resident for {_whose(one)}, in prompt order"))
+    """The memories in prompt order, as a new session would get them now."""
+    console().print(
+        cube_table(
+            memos.scheduler.resident(one.plan.scope), f"Resident for {whose(one.plan.scope)}, in prompt order"
+        )
+    )
 
 
 def _show_timeline(memos: MemOS) -> None:
     made = table("What the scheduler did, newest first", "at", "did", "memory", "because")
     for record in memos.audit_log(adapter="scheduler", limit=50):
-        made.add_row(f"{record.at:{_STAMP}}", record.action, record.cube_id[-8:], Text(record.detail))
+        made.add_row(f"{record.at:{STAMP}}", record.action, record.cube_id[-8:], Text(record.detail))
     console().print(made)
-
-
-def _whose(one: Outlook) -> str:
-    return "/".join(part for part in (one.plan.scope.user or "-", one.plan.scope.agent) if part)
 
 
 def _plain(one: Outlook) -> dict[str, Any]:

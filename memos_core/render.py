@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from memos_core.cube import Activation, MemCube, Parametric, Plaintext
+from memos_core.cube import Activation, MemCube, Parametric, Plaintext, Scope
 from memos_core.scheduler import Decision
 
 
@@ -38,16 +38,20 @@ def cube_table(cubes: Iterable[MemCube], title: str = "") -> Table:
     for column in made.columns[:-1]:
         column.no_wrap = True  # only the text gives way where the terminal is narrow
     for cube in cubes:
-        whose = "/".join(x for x in (cube.scope.user or "-", cube.scope.agent) if x)
         made.add_row(
             cube.id[-8:],
             cube_type(cube),
             str(cube.state),
             str(cube.version),
-            Text(whose),
+            Text(whose(cube.scope)),
             Text(summary(cube), no_wrap=True, overflow="ellipsis"),
         )
     return made
+
+
+def whose(scope: Scope) -> str:
+    """A scope's user and agent, in few letters."""
+    return "/".join(part for part in (scope.user or "-", scope.agent) if part)
 
 
 def cube_type(cube: MemCube) -> str:

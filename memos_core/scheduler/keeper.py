@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from memos_core.activation.keys import salt_for
-from memos_core.cube import Scope
-from memos_core.scheduler.interfaces import Tiers
+from memos_core.cube import Activation, MemCube, Scope
+from memos_core.scheduler.interfaces import KV_NAMESPACE, Tiers
 from memos_core.scheduler.placement import SMOLLM2_CPU, Move, Segment, plan
 from memos_core.scheduler.predictor import Forecast, GapPredictor, Predictor
-from memos_core.vault import Vault
+from memos_core.vault import CubeFilter, Vault
 
 KNOWN = 128
 """Scopes whose prefixes are weighed against each other."""
@@ -29,6 +29,12 @@ class Placed:
     scope: Scope
     move: Move
     resident: bool
+
+
+def kv_records(vault: Vault, scope: Scope) -> list[tuple[MemCube, Activation]]:
+    """The cubes that tell of KV computed for just this scope, each with its payload; one for each model."""
+    found = vault.find(CubeFilter(scope, namespace=KV_NAMESPACE, kinds=["activation"]))
+    return [(c, c.payload) for c in found if isinstance(c.payload, Activation) and c.scope == scope]
 
 
 class Keeper:

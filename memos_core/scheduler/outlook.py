@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memos_core.cube import Activation, now
-from memos_core.scheduler.interfaces import KV_NAMESPACE
-from memos_core.scheduler.keeper import KNOWN, Keeper
+from memos_core.scheduler.keeper import KNOWN, Keeper, kv_records
 from memos_core.scheduler.predictor import Forecast
-from memos_core.vault import CubeFilter, Plan, Vault
+from memos_core.vault import Plan, Vault
 
 
 @dataclass(frozen=True)
@@ -29,18 +28,24 @@ class Outlook:
     kv: tuple[Activation, ...]
 
 
-def outlook(vault: Vault, tenant: str, limit: int = 32, *, at: datetime | None = None) -> Iterator[Outlook]:
-    """The scopes of a tenant that were planned for, the most recently planned first.
+def outlook(
+    vault: Vault,
+    tenant: str,
+    *,
+    user: str | None = None,
+    agent: str | None = None,
+    at: datetime | None = None,
+) -> Iterator[Outlook]:
+    """The scopes of a tenant that were planned for, the most recently planned first, at most `keeper.KNOWN`.
 
     Args:
-        limit: the most scopes, up to `keeper.KNOWN`. at: the moment to look from; None is now.
+        user, agent: only this one's; None is everybody's. at: the moment to look from; None is now.
     """
     keeper, moment = Keeper(vault), at or now()
-    plans = vault.plans.recent(min(limit, KNOWN), tenant=tenant)
-    for plan in reversed(plans):
+    plans = vault.plans.recent(KNOWN, tenant=tenant)
+    for plan in reversed(plans):  # all: what is usual for everybody counts for each
         keeper.learn(plan.scope)
     seen = keeper.seen([plan.scope for plan in plans], moment.timestamp())
     for plan, (last, forecast) in zip(plans, seen, strict=True):
-        found = vault.find(CubeFilter(plan.scope, namespace=KV_NAMESPACE, kinds=["activation"]))
-        kv = tuple(c.payload for c in found if isinstance(c.payload, Activation) and c.scope == plan.scope)
-        yield Outlook(plan, last, forecast, kv)
+        if user in (None, plan.scope.user) and agent in (None, plan.scope.agent):
+            yield Outlook(plan, last, forecast, tuple(kv for _, kv in kv_records(vault, plan.scope)))

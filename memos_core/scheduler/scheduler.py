@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from memos_core.activation.keys import salt_for
@@ -15,7 +16,7 @@ from memos_core.errors import MemOSError, VaultError
 from memos_core.prompt import DEFAULT_SYSTEM, system_with_memory
 from memos_core.retrieval import Retriever
 from memos_core.scheduler.interfaces import KV_NAMESPACE, Decision, PrefixEngine, Tiers
-from memos_core.scheduler.keeper import KNOWN, Keeper, Placed
+from memos_core.scheduler.keeper import KNOWN, Keeper, Placed, kv_records
 from memos_core.scheduler.planner import HALF_LIFE, plan_resident
 from memos_core.vault import Actor, CubeFilter, Plan, Vault
 
@@ -334,17 +335,14 @@ class MemScheduler:
         if engine is not None and self._tiers() is not None:
             self._look_at = time.monotonic() + _LOOK_EVERY
             for plan in reversed(self._vault.plans.recent(KNOWN)):
-                self._checkpoint()
-                try:
+                with self._noting(plan.scope):
                     self._keeper.learn(plan.scope)
                     self._prefix(plan, engine)
-                except MemOSError as err:  # the others' need not wait for this one
-                    log.warning("the scheduler cannot look at %s: %s", plan.scope, err)
-                    self._note(Decision(plan.scope, "error", f"preload failed: {err}"))
             return self._place()
         for plan in self._vault.plans.recent():
             who = plan.scope.user or "this scope"
-            self._load_or_note(plan, f"{who} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
+            with self._noting(plan.scope):
+                self._load(plan, f"{who} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
 
     def _place(self) -> None:
         """Where the engine has a budget: hold in memory what is worth it, whose-ever it is."""
@@ -365,7 +363,8 @@ class MemScheduler:
             if comes and placed.resident and move.tokens == move.segment.tokens:
                 current = self._vault.plans.current(placed.scope)
                 if current is not None:
-                    self._load_or_note(current, move.reason)
+                    with self._noting(current.scope):
+                        self._load(current, move.reason)
 
     def _release(self, tiers: Tiers, placed: Placed) -> None:
         """Take what is worth less than others out of memory."""
@@ -377,14 +376,15 @@ class MemScheduler:
                 Decision(placed.scope, "drop", reason, tokens=placed.move.segment.in_memory, nbytes=nbytes)
             )
 
-    def _load_or_note(self, plan: Plan, why: str) -> None:
-        """Load, or say why not: the others' need not wait for this one."""
+    @contextmanager
+    def _noting(self, scope: Scope) -> Iterator[None]:
+        """One of several preloads; where it fails it is said why, and the others' go on."""
         self._checkpoint()
         try:
-            self._load(plan, why)
+            yield
         except MemOSError as err:
-            log.warning("the scheduler's preload for %s failed: %s", plan.scope, err)
-            self._note(Decision(plan.scope, "error", f"preload failed: {err}"))
+            log.warning("the scheduler's preload for %s failed: %s", scope, err)
+            self._note(Decision(scope, "error", f"preload failed: {err}"))
 
     def _tiers(self) -> Tiers | None:
         """Where the engine keeps KV, if that has a budget of ours; servers look after their own."""
@@ -424,15 +424,9 @@ class MemScheduler:
         if not cubes:
             return [], [], []
         tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
-        records = self._vault.find(CubeFilter(plan.scope, namespace=KV_NAMESPACE, kinds=["activation"]))
-        mine = [
-            c
-            for c in records
-            if isinstance(c.payload, Activation)
-            and c.payload.model == engine.model_fingerprint
-            and c.scope == plan.scope
-        ]
-        sizes = [c.payload.nbytes // c.payload.n_tokens for c in mine if isinstance(c.payload, Activation)]
+        records = [r for r in kv_records(self._vault, plan.scope) if r[1].model == engine.model_fingerprint]
+        mine = [cube for cube, _ in records]
+        sizes = [kv.nbytes // kv.n_tokens for _, kv in records]
         self._keeper.sized(plan.scope, len(tokens), on_disk=bool(mine), token_bytes=max(sizes, default=None))
         return cubes, tokens, mine
 
