@@ -179,6 +179,7 @@ class ActivationEngine:
         *,
         derived_from: Iterable[Source] = (),
         save: bool = False,
+        hold: bool = True,
         pin: bool = False,
         should_yield: Callable[[], None] | None = None,
     ) -> KVPrefix:
@@ -188,8 +189,9 @@ class ActivationEngine:
             tokens: token ids, e.g. `stable_prefix`.
             scope: whose they are.
             derived_from: the cubes (id, version) whose text is among them; erasing one drops this KV.
-            save: also write it to disk.
-            pin: never evict it from memory.
+            save: write it to disk.
+            hold: keep it in memory.
+            pin: keep it there and never evict it.
             should_yield: called between chunks of 512 tokens, and every second while requests keep the model busy;
                 may wait, or raise to give up.
 
@@ -201,14 +203,14 @@ class ActivationEngine:
             raise KVError(self.reuse_refused)
         ids, salt, since = self._checked(tokens), salt_for(scope), self.store.clock
         hit = self.store.find(salt, ids)
-        sources = merge_sources(derived_from, hit[0].derived_from if hit else ())
-        cache = hit[0].cache(hit[1]) if hit else self._empty_cache()
-        for start in range(hit[1] if hit else 0, len(ids), CHUNK):
+        sources = merge_sources(derived_from, hit.derived_from if hit else ())
+        cache = hit.cache() if hit else self._empty_cache()
+        for start in range(hit.n_tokens if hit else 0, len(ids), CHUNK):
             self._forward(cache, ids[start : start + CHUNK], background=True, give_up=should_yield)
             if should_yield is not None and start + CHUNK < len(ids):
                 should_yield()
         prefix = self._prefix(cache, salt, ids, sources)
-        if not self.store.put(prefix, pin=pin, since=since) and pin:
+        if (hold or pin) and not self.store.put(prefix, pin=pin, since=since) and pin:
             raise KVError(
                 f"{prefix.nbytes} bytes cannot be pinned within memory_budget={self.store.memory_budget}, "
                 "or a memory they came from was dropped meanwhile"
@@ -226,7 +228,7 @@ class ActivationEngine:
         """
         ids = self._checked(tokens)
         hit = None if self.reuse_refused else self.store.find(salt_for(scope), ids)
-        return hit[2] if hit and hit[1] == len(ids) else None
+        return hit.tier if hit and hit.n_tokens == len(ids) else None
 
     def forget(self, keys: Iterable[str]) -> int:
         """Drop prefixes from memory and disk by `KVPrefix.key`; returns how many there were."""
@@ -241,7 +243,7 @@ class ActivationEngine:
         """
         ids = self._checked(tokens)
         hit = None if self.reuse_refused else self.store.find(salt_for(scope), ids[:-1])
-        return (hit[0].cache(hit[1]), hit[1]) if hit else (self._empty_cache(), 0)
+        return (hit.cache(), hit.n_tokens) if hit else (self._empty_cache(), 0)
 
     # Generation
 
@@ -338,9 +340,9 @@ class ActivationEngine:
         since = self.store.clock
         looks = options.reuse and not self.reuse_refused
         hit = self.store.find(salt, ids[:-1]) if looks else None
-        stored, cached, tier = hit or (None, 0, "none")
+        cached = hit.n_tokens if hit else 0
         self._count(requests=1, hits=bool(hit), misses=looks and not hit, tokens_saved=cached)
-        cache = stored.cache(cached) if stored else self._empty_cache()
+        cache = hit.cache() if hit else self._empty_cache()
         work = Decoding(
             ids,
             cached,
@@ -359,7 +361,7 @@ class ActivationEngine:
         finally:
             self._count(cancelled=work.finish == "cancelled")
             if work.finish and work.done > cached and options.keep and not self.reuse_refused:
-                sources = merge_sources(derived_from, stored.derived_from if stored else ())
+                sources = merge_sources(derived_from, hit.derived_from if hit else ())
                 self.store.put(self._prefix(cache, salt, work.computed, sources), since=since)
         assert work.finish is not None
         ended = time.perf_counter()
@@ -370,7 +372,7 @@ class ActivationEngine:
                 completion_tokens=len(work.tokens) - len(ids),
                 ttft_s=(work.first_at or ended) - started,
                 total_s=ended - started,
-                tier=tier,
+                tier=hit.tier if hit else "none",
                 finish_reason=work.finish,
             )
         )

@@ -13,9 +13,9 @@ from transformers.cache_utils import DynamicLayer
 from memos_core.activation.keys import Identity, Source, chain_hashes, merge_sources, salt_for
 from memos_core.errors import KVError
 
-__all__ = ["KVPrefix", "Layers", "chain_hashes", "reuse_refusal", "salt_for"]
+__all__ = ["KVPrefix", "Layers", "cache_of", "chain_hashes", "reuse_refusal", "salt_for"]
 
-Layers = tuple[tuple[Tensor, Tensor], ...]
+Layers = tuple[tuple[Tensor, ...], ...]
 """Per model layer: keys and values, each [1, kv_heads, n_tokens, head_dim]."""
 
 
@@ -45,7 +45,7 @@ class KVPrefix:
         identity: Identity,
         salt: str,
         tokens: Sequence[int],
-        layers: Iterable[tuple[Tensor, Tensor]],
+        layers: Iterable[tuple[Tensor, ...]],
         derived_from: Iterable[Source] = (),
     ) -> KVPrefix:
         """Build an entry that owns its memory: tensors that are views of something larger are copied.
@@ -79,19 +79,25 @@ class KVPrefix:
     def cache(self, n_tokens: int) -> DynamicCache:
         """A fresh cache that starts with the first `n_tokens` tokens, as views: nothing is copied.
 
-        `DynamicLayer.update` concatenates into new tensors, so a generation on this cache leaves the stored
-        tensors as they are and many caches can share them.
-
         Raises:
             KVError: `n_tokens` is more than is stored.
         """
-        cache = DynamicCache()
-        for keys, values in self.cut(n_tokens):
-            layer = DynamicLayer()  # type: ignore[no-untyped-call]
-            layer.lazy_initialization(keys, values)  # sets dtype and device, and empties keys and values
-            layer.keys, layer.values = keys, values
-            cache.layers.append(layer)
-        return cache
+        return cache_of(self.cut(n_tokens))
+
+
+def cache_of(layers: Layers) -> DynamicCache:
+    """A fresh cache that starts with these tensors themselves: nothing is copied.
+
+    `DynamicLayer.update` concatenates into new tensors, so a generation on this cache leaves the stored tensors as
+    they are and many caches can share them.
+    """
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()  # type: ignore[no-untyped-call]
+        layer.lazy_initialization(keys, values)  # sets dtype and device, and empties keys and values
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
 
 
 def _owned(tensor: Tensor, n_tokens: int) -> Tensor:

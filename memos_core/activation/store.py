@@ -6,44 +6,27 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from memos_core.activation.disk import DiskTier
 from memos_core.activation.header import KVFile
-from memos_core.activation.keys import (
-    BLOCK,
-    Identity,
-    Source,
-    Tier,
-    chain_hashes,
-    merge_sources,
-    shared_length,
-)
+from memos_core.activation.keys import BLOCK, Identity, Source, chain_hashes, shared_length
 from memos_core.activation.kv import KVPrefix
+from memos_core.activation.memory import Held, MemoryTier
+from memos_core.activation.radix import Chain, Ids
 from memos_core.errors import InvalidArgument, KVError, KVMismatch
 
-
-@dataclass
-class _Entry:
-    """A resident prefix with what the index needs of it."""
-
-    prefix: KVPrefix
-    ids: NDArray[np.int64]
-    blocks: list[bytes]
-    pinned: bool
+_REMEMBERED = 10_000  # dropped cubes that are told apart from those dropped earlier
 
 
 class KVStore:
-    """Immutable KV prefixes of one model in two tiers. Safe to use from many threads.
+    """Immutable KV of one model in two tiers. Safe to use from many threads.
 
-    Memory holds whole chains, found by the hashes of their blocks and compared token by token before use. When the
-    budget asks for it, the chain whose owner `worth` values least goes, among equals the least recently used; a
-    pinned one never. Files are shared with other processes (`DiskTier`).
+    In memory, what several prompts of an owner begin with is held once (`MemoryTier`). When the budget asks for it,
+    the end of a chain goes that `worth` values least, among equals the least recently used; a pinned one never.
+    Files are shared with other processes (`DiskTier`).
 
     Args:
         identity: the model, tokenizer and dtype everything in here belongs to.
@@ -65,18 +48,12 @@ class KVStore:
         if memory_budget < 0 or disk_budget < 0:
             raise InvalidArgument("memory_budget and disk_budget are bytes; pass 0 or more")
         self.identity = identity
-        self.memory_budget = memory_budget
         self.disk = None if disk_dir is None else DiskTier(Path(disk_dir), identity, disk_budget, device)
-        self.worth: Callable[[str], float] | None = None
-        """What holding an owner's KV is worth, by salt, as a planner sees it; None: everybody's is worth the same.
-        It is asked while the store is locked, so it only looks up."""
         self._lock = threading.RLock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._index: dict[bytes, set[str]] = {}
-        self._used = 0
-        self._evictions = 0
+        self._memory = MemoryTier(memory_budget)
         self._clock = 0
-        self._dropped: dict[str, int] = {}
+        self._dropped: OrderedDict[str, int] = OrderedDict()
+        self._forgotten = 0  # until when it is no longer known what was dropped
 
     @property
     def clock(self) -> int:
@@ -84,65 +61,75 @@ class KVStore:
         return self._clock
 
     @property
+    def memory_budget(self) -> int:
+        """Bytes of KV in memory. Lowered, it is kept at once, as far as nothing is pinned."""
+        return self._memory.budget
+
+    @memory_budget.setter
+    def memory_budget(self, nbytes: int) -> None:
+        if nbytes < 0:
+            raise InvalidArgument(f"memory_budget is bytes; pass 0 or more, got {nbytes}")
+        with self._lock:
+            self._memory.budget = nbytes
+            self._memory.trim()
+
+    @property
     def disk_budget(self) -> int:
         """Bytes of files that all models together may take; 0 without a disk tier."""
         return self.disk.budget if self.disk else 0
 
     @property
+    def worth(self) -> Callable[[str, Ids], float] | None:
+        """What holding the end of a chain (its owner's salt, its tokens) is worth, as a planner sees it; None: all is
+        worth the same. It is asked while the store is locked, so it only looks up."""
+        return self._memory.worth
+
+    @worth.setter
+    def worth(self, judge: Callable[[str, Ids], float] | None) -> None:
+        with self._lock:
+            self._memory.worth = judge
+
+    @property
     def stats(self) -> dict[str, int]:
         """Counters: entries, memory_bytes, disk_files, disk_bytes, evictions, damaged."""
         files, nbytes = (len(self.disk.files()), self.disk.nbytes()) if self.disk else (0, 0)
-        return {
-            "entries": len(self._entries),
-            "memory_bytes": self._used,
-            "disk_files": files,
-            "disk_bytes": nbytes,
-            "evictions": self._evictions,
-            "damaged": self.disk.damaged if self.disk else 0,
-        }
+        with self._lock:
+            return {
+                "entries": len(self._memory),
+                "memory_bytes": self._memory.used,
+                "disk_files": files,
+                "disk_bytes": nbytes,
+                "evictions": self._memory.evictions,
+                "damaged": self.disk.damaged if self.disk else 0,
+            }
 
     # Finding
 
-    def match(self, salt: str, tokens: Sequence[int]) -> tuple[KVPrefix, int] | None:
-        """The resident entry that shares the most leading tokens, and how many; None when none shares any.
+    def match(self, salt: str, tokens: Sequence[int]) -> Held | None:
+        """The longest beginning of a prompt that is in memory; None when nothing of it is.
 
         Args:
-            salt: whose entries may match; no others are looked at.
+            salt: whose KV may match; no other is looked at.
             tokens: token ids of the prompt.
         """
-        ids = np.asarray(tokens, dtype=np.int64)
-        root = self.identity.seed(salt)
         with self._lock:
-            for block in reversed([root, *chain_hashes(root, tokens)[: len(ids) // BLOCK]]):
-                best = max(
-                    (
-                        (shared_length(self._entries[key].ids, ids), -len(self._entries[key].ids), key)
-                        for key in self._index.get(block, ())
-                    ),
-                    default=(0, 0, ""),
-                )
-                if best[0]:
-                    self._entries.move_to_end(best[2])
-                    return self._entries[best[2]].prefix, best[0]
-        return None
+            return self._memory.match(salt, tokens)
 
-    def find(self, salt: str, tokens: Sequence[int]) -> tuple[KVPrefix, int, Tier] | None:
-        """`match`, and where a file has at least one block more, that file's prefix, then resident.
+    def find(self, salt: str, tokens: Sequence[int]) -> Held | None:
+        """`match`, and where a file has at least one block more, what that file has of these tokens, in memory then.
 
         A damaged file is a miss: it is logged, counted in `stats`, and not offered again.
-
-        Returns:
-            (prefix, shared tokens, tier it came from), or None.
         """
         hit = self.match(salt, tokens)
-        n = hit[1] if hit else 0
         clock = self._clock
-        for about in self.disk.candidates(salt, tokens, n + BLOCK) if self.disk else ():
+        more = (hit.n_tokens if hit else 0) + BLOCK
+        for about in self.disk.candidates(salt, tokens, more) if self.disk else ():
             prefix = self._load_or_report(about)
             if prefix is not None and self._current(prefix.derived_from, clock):
-                self.put(prefix, since=clock)
-                return prefix, shared_length(prefix.tokens, tokens), "disk"
-        return (*hit, "memory") if hit else None
+                n = shared_length(prefix.tokens, tokens)
+                self.put(prefix, n_tokens=n, since=clock)
+                return Held(n, "disk", prefix.derived_from, (prefix.cut(n),))
+        return hit
 
     def _load_or_report(self, about: KVFile) -> KVPrefix | None:
         """The file's prefix, or None with a warning."""
@@ -156,99 +143,59 @@ class KVStore:
 
     # Memory
 
-    def put(self, prefix: KVPrefix, *, pin: bool = False, since: int | None = None) -> bool:
-        """Keep a prefix in memory. Unpinned entries that it extends are replaced by it.
+    def put(
+        self, prefix: KVPrefix, *, n_tokens: int | None = None, pin: bool = False, since: int | None = None
+    ) -> bool:
+        """Keep a prefix in memory. What others of this owner begin with, too, is held once.
 
         Args:
             prefix: what to keep; what it was derived from is added to what is known already.
+            n_tokens: keep only so many of its first tokens.
             pin: never evict it.
             since: `clock` before the KV was computed; when one of its cubes was dropped after that, the
                 prefix is not kept.
 
         Returns:
-            Whether it is resident now: False when it does not fit beside the pinned entries.
+            Whether it is resident now: False when it does not fit beside the pinned ones.
 
         Raises:
             KVMismatch: the prefix was made by another model.
         """
-        root = self.identity.seed(prefix.salt)
-        blocks = chain_hashes(root, prefix.tokens)
-        if blocks[-1].hex() != prefix.key:
-            raise KVMismatch("this prefix was made by another model, tokenizer or dtype than this store's")
-        ids = np.asarray(prefix.tokens, dtype=np.int64)
+        self._check(prefix)
         with self._lock:
             if since is not None and not self._current(prefix.derived_from, since):
                 return False
-            twin = self._entries.get(prefix.key)
-            replaced = [twin] if twin else []
-            for key in self._index.get(root, ()):
-                other = self._entries[key]
-                n = len(other.ids)
-                if n < len(ids) and not other.pinned and shared_length(other.ids, ids) == n:
-                    replaced.append(other)
-            pinned = pin or (twin is not None and twin.pinned)
-            if not self._make_room(prefix.nbytes, replaced):
-                return False
-            sources = merge_sources(prefix.derived_from, *(e.prefix.derived_from for e in replaced))
-            whole = [root, *blocks[: len(ids) // BLOCK]]
-            entry = _Entry(replace(prefix, derived_from=sources), ids, whole, pinned)
-            self._entries[prefix.key] = entry
-            self._used += prefix.nbytes
-            for block in entry.blocks:
-                self._index.setdefault(block, set()).add(prefix.key)
-            return True
+            return self._memory.put(prefix, prefix.n_tokens if n_tokens is None else n_tokens, pin=pin)
 
-    def _make_room(self, nbytes: int, replaced: list[_Entry]) -> bool:
-        """Remove the replaced entries and evict until `nbytes` fit; nothing happens when they never will."""
-        gone = {entry.prefix.key for entry in replaced}
-        fixed = sum(e.prefix.nbytes for k, e in self._entries.items() if e.pinned and k not in gone)
-        if fixed + nbytes > self.memory_budget:
-            return False
-        for key in gone:
-            self._remove(key)
-        for key in self._leaving():
-            if self._used + nbytes <= self.memory_budget:
-                break
-            self._remove(key)
-            self._evictions += 1
-        return True
-
-    def _leaving(self) -> list[str]:
-        """The entries that are not pinned, in the order in which they are evicted."""
-        free = [(key, entry.prefix.salt) for key, entry in self._entries.items() if not entry.pinned]
-        if self.worth is not None:
-            worth = {salt: self.worth(salt) for _, salt in free}
-            free.sort(key=lambda item: worth[item[1]])  # stable: the order of use remains
-        return [key for key, _ in free]
+    def _check(self, prefix: KVPrefix) -> None:
+        if chain_hashes(self.identity.seed(prefix.salt), prefix.tokens)[-1].hex() != prefix.key:
+            raise KVMismatch("this prefix was made by another model, tokenizer or dtype than this store's")
 
     def usage(self) -> dict[str, int]:
         """Bytes in memory, by salt."""
         with self._lock:
             used: dict[str, int] = {}
-            for entry in self._entries.values():
-                used[entry.prefix.salt] = used.get(entry.prefix.salt, 0) + entry.prefix.nbytes
+            for run in self._memory.runs():
+                used[run.salt] = used.get(run.salt, 0) + run.nbytes
             return used
 
-    def release(self, salt: str) -> int:
-        """Take an owner's entries out of memory, except pinned ones; files stay. Returns the bytes."""
+    def chains(self) -> list[Chain]:
+        """Every sequence of tokens in memory that no other one continues."""
         with self._lock:
-            gone = [e for e in self._entries.values() if e.prefix.salt == salt and not e.pinned]
-            for entry in gone:
-                self._remove(entry.prefix.key)
-                self._evictions += 1
-            return sum(entry.prefix.nbytes for entry in gone)
+            return [Chain(r.salt, r.tokens(), r.used) for r in self._memory.runs() if not r.children]
 
-    def _remove(self, key: str) -> None:
-        """Take an entry out of memory and out of the index."""
-        entry = self._entries.pop(key)
-        self._used -= entry.prefix.nbytes
-        for block in entry.blocks:
-            self._index[block].discard(key)
-            if not self._index[block]:
-                del self._index[block]
+    def files(self) -> list[Chain]:
+        """Every sequence of tokens that this model has a file of."""
+        return [Chain(about.salt, about.tokens()) for about in self.disk.files()] if self.disk else []
+
+    def release(self, salt: str, tokens: Sequence[int] | Ids, keep: int = 0) -> int:
+        """Take what stands behind the first `keep` of these tokens out of memory, with all that continues it, except
+        what is pinned; files stay. Returns the bytes."""
+        with self._lock:
+            return self._memory.release(salt, tokens, keep)
 
     def pin(self, key: str) -> None:
-        """Never evict this entry.
+        """Never evict this prefix.
 
         Raises:
             KVError: it is not resident.
@@ -256,7 +203,7 @@ class KVStore:
         self._set_pinned(key, True)
 
     def unpin(self, key: str) -> None:
-        """Let this entry be evicted again.
+        """Let this prefix be evicted again.
 
         Raises:
             KVError: it is not resident.
@@ -265,9 +212,10 @@ class KVStore:
 
     def _set_pinned(self, key: str, pinned: bool) -> None:
         with self._lock:
-            if key not in self._entries:
+            run = self._memory.named(key)
+            if run is None:
                 raise KVError(f"no KV prefix {key} is in memory; fetch or prefill it first")
-            self._entries[key].pinned = pinned
+            run.pinned = pinned
 
     # Disk
 
@@ -283,8 +231,7 @@ class KVStore:
             KVMismatch: the prefix was made by another model.
         """
         disk = self._disk()
-        if chain_hashes(self.identity.seed(prefix.salt), prefix.tokens)[-1].hex() != prefix.key:
-            raise KVMismatch("this prefix was made by another model, tokenizer or dtype than this store's")
+        self._check(prefix)
 
         @contextlib.contextmanager
         def allowed() -> Iterator[None]:
@@ -313,9 +260,12 @@ class KVStore:
         """
         with self._lock:
             clock = self._clock
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key].prefix
+            run = self._memory.named(key)
+            held = self._memory.match(run.salt, run.tokens()) if run else None
+        if run is not None and held is not None:
+            return KVPrefix.of(
+                self.identity, run.salt, run.tokens().tolist(), held.layers(), held.derived_from
+            )
         prefix = self.load(self._disk().path(key))
         if not self._current(prefix.derived_from, clock):
             raise KVError(f"KV prefix {key} was dropped while it was read")
@@ -353,21 +303,24 @@ class KVStore:
         """
         keys, cube_ids = set(keys), set(cube_ids)
         with self._lock:
-            self._clock += bool(cube_ids)
-            self._dropped.update(dict.fromkeys(cube_ids, self._clock))
-            gone = {
-                key
-                for key, entry in self._entries.items()
-                if key in keys
-                or entry.prefix.salt in salts
-                or any(cube in cube_ids for cube, _ in entry.prefix.derived_from)
-            }
-            for key in gone:
-                self._remove(key)
+            self._note_dropped(cube_ids)
+            gone = {key for key in keys if self._memory.forget(key)}
+            gone |= self._memory.drop(
+                lambda run: run.salt in salts or any(cube in cube_ids for cube, _ in run.sources)
+            )
         if self.disk:
             gone |= self.disk.drop(keys, cube_ids)
         return len(gone)
 
+    def _note_dropped(self, cube_ids: Collection[str]) -> None:
+        self._clock += bool(cube_ids)
+        for cube in cube_ids:
+            self._dropped[cube] = self._clock
+            self._dropped.move_to_end(cube)
+        while len(self._dropped) > _REMEMBERED:
+            _, self._forgotten = self._dropped.popitem(last=False)
+
     def _current(self, sources: Collection[Source], since: int) -> bool:
-        """Whether none of these cubes was dropped after `since`."""
-        return all(self._dropped.get(cube, 0) <= since for cube, _ in sources)
+        """Whether none of these cubes was dropped after `since`; where that is no longer known, no."""
+        known = since >= self._forgotten or not sources
+        return known and all(self._dropped.get(cube, 0) <= since for cube, _ in sources)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
+from memos_core.activation.radix import Chain, Ids
 from memos_core.cube import Scope, now
 
 KV_NAMESPACE = ("kv",)
@@ -39,9 +40,11 @@ class PrefixEngine(Protocol):
         *,
         derived_from: tuple[tuple[str, int], ...] = (),
         save: bool = False,
+        hold: bool = True,
         should_yield: Callable[[], None] | None = None,
     ) -> Any:
-        """Compute the prefix's KV and keep it; returns an object with `key`, `nbytes` and `n_tokens`."""
+        """Compute the prefix's KV, to `save` it on disk, to `hold` it in memory, or both; returns an object with
+        `key`, `nbytes` and `n_tokens`."""
         ...
 
     def forget(self, keys: Sequence[str]) -> int:
@@ -51,22 +54,26 @@ class PrefixEngine(Protocol):
 
 @runtime_checkable
 class Tiers(Protocol):
-    """What the planner needs of a store of KV that has a budget. Owners are named by `salt_for` of their scope."""
+    """What the planner needs of a store of KV that has a budget."""
 
     memory_budget: int
-    worth: Callable[[str], float] | None
+    worth: Callable[[str, Ids], float] | None
 
     @property
     def disk_budget(self) -> int:
         """Bytes of files; 0 without a disk tier."""
         ...
 
-    def usage(self) -> dict[str, int]:
-        """Bytes in memory, by owner."""
+    def chains(self) -> Sequence[Chain]:
+        """What is in memory, without what others continue."""
         ...
 
-    def release(self, salt: str) -> int:
-        """Take an owner's KV out of memory, not off the disk; returns bytes."""
+    def files(self) -> Sequence[Chain]:
+        """What is on disk."""
+        ...
+
+    def release(self, salt: str, tokens: Ids, keep: int) -> int:
+        """Take what stands behind the first `keep` of these tokens out of memory, not off the disk; returns bytes."""
         ...
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 
-from memos_core.activation.keys import salt_for
+import numpy as np
+
+from memos_core.activation.radix import Ids
 from memos_core.cube import Activation, MemCube, Scope
+from memos_core.scheduler.forest import Forest, Step
 from memos_core.scheduler.interfaces import KV_NAMESPACE, Tiers
-from memos_core.scheduler.placement import SMOLLM2_CPU, Move, Segment, plan
+from memos_core.scheduler.placement import SMOLLM2_CPU, plan
 from memos_core.scheduler.predictor import Forecast, GapPredictor, Predictor
 from memos_core.vault import CubeFilter, Vault
 
@@ -20,15 +24,7 @@ KNOWN = 128
 
 _TURNS = 256  # memories of each scope whose times are read from the vault
 _SAME_TURN_S = 2.0  # what is written within this time belongs to one turn
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A move, and what it is about: a scope's resident prefix, or the conversations behind it."""
-
-    scope: Scope
-    move: Move
-    resident: bool
+_REMEMBERED = 4096  # scopes whose turns are remembered
 
 
 def kv_records(vault: Vault, scope: Scope) -> list[tuple[MemCube, Activation]]:
@@ -38,7 +34,7 @@ def kv_records(vault: Vault, scope: Scope) -> list[tuple[MemCube, Activation]]:
 
 
 class Keeper:
-    """Knows the turns and the prefix lengths of the scopes, and plans who is held where. Used by one thread.
+    """Knows the turns and the resident prefixes of the scopes, and plans who is held where. Used by one thread.
 
     Args:
         vault: where the turns of former processes are read from, by the memories they wrote.
@@ -46,11 +42,13 @@ class Keeper:
 
     def __init__(self, vault: Vault, predictor: Predictor | None = None) -> None:
         self._vault = vault
-        self._predictor = predictor or GapPredictor(capacity=KNOWN)
+        self._predictor = predictor or GapPredictor(capacity=_REMEMBERED)
         self._last: OrderedDict[Scope, tuple[str | None, float]] = OrderedDict()
-        self._tokens: dict[Scope, tuple[int, bool]] = {}
+        self._prefixes: OrderedDict[Scope, Ids] = OrderedDict()
         self._slow: deque[float] = deque([1.0], maxlen=16)
         self._costs = SMOLLM2_CPU
+
+    # What happened
 
     def turn(self, scope: Scope, home: Scope, at: float) -> None:
         """A turn of this scope ended."""
@@ -67,13 +65,13 @@ class Keeper:
 
     def _observe(self, home: Scope, session: str | None, at: float) -> None:
         before = self._last.get(home)
+        at = max(at, before[1] if before else at)
         if before is None or before[0] != session or at - before[1] >= _SAME_TURN_S:
-            self._predictor.observe(home, session, max(at, before[1] if before else at))
-        self._last[home] = session, max(at, before[1] if before else at)
+            self._predictor.observe(home, session, at)
+        self._last[home] = session, at
         self._last.move_to_end(home)
-        while len(self._last) > KNOWN:
-            gone, _ = self._last.popitem(last=False)
-            self._tokens.pop(gone, None)
+        while len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
 
     def seen(self, homes: Sequence[Scope], at: float) -> list[tuple[datetime | None, Forecast]]:
         """When each scope's last turn was, and when the next is expected at this moment (POSIX seconds)."""
@@ -81,9 +79,13 @@ class Keeper:
         moments = [None if stamp is None else datetime.fromtimestamp(stamp, UTC) for stamp in last]
         return list(zip(moments, self._predictor.forecast(homes, at), strict=True))
 
-    def sized(self, home: Scope, tokens: int, *, on_disk: bool, token_bytes: int | None = None) -> None:
-        """This scope's resident prefix has so many tokens; a token's KV takes so many bytes, where that is known."""
-        self._tokens[home] = tokens, on_disk
+    def begins_with(self, home: Scope, tokens: Sequence[int], *, token_bytes: int | None = None) -> None:
+        """The prompts of this scope's next session begin with these tokens; a token's KV takes so many bytes, where
+        that is known."""
+        self._prefixes[home] = np.asarray(tokens, dtype=np.int64)
+        self._prefixes.move_to_end(home)
+        while len(self._prefixes) > KNOWN:
+            self._prefixes.popitem(last=False)
         if token_bytes:
             self._costs = replace(self._costs, token_bytes=token_bytes)
 
@@ -96,39 +98,19 @@ class Keeper:
             self._costs, token_s=SMOLLM2_CPU.token_s * pace, position_s=SMOLLM2_CPU.position_s * pace
         )
 
-    def plan(self, tiers: Tiers, at: float) -> list[Placed]:
+    # What to do
+
+    def plan(self, tiers: Tiers, at: float) -> list[Step]:
         """Decide who is held where, and tell the store whose KV goes first when a request needs room.
 
         Args:
             tiers: with its budgets and what it holds.
             at: POSIX seconds.
         """
-        homes = [home for home in reversed(self._last) if home in self._tokens]
+        homes = list(islice(reversed(self._last), KNOWN))
         forecasts = dict(zip(homes, self._predictor.forecast(homes, at), strict=True))
-        left = {salt: nbytes // self._costs.token_bytes for salt, nbytes in tiers.usage().items()}
-        worth: dict[str, float] = {}
-        placed: dict[str, tuple[Scope, Segment]] = {}
-        for n, home in enumerate(homes):  # the most recent first: what its owner holds is mostly its
-            salt, forecast = salt_for(home), forecasts[home]
-            worth[salt] = max(worth.get(salt, 0.0), forecast.comes.rate)
-            tokens, on_disk = self._tokens[home]
-            there = min(tokens, left.get(salt, 0))
-            behind = left.pop(salt, 0) - there
-            comes, goes_on = forecast.comes, forecast.goes_on
-            resident = Segment(
-                f"{n}", None, 0, tokens, comes.rate, comes.chance, there, tokens if on_disk else 0
-            )
-            placed[resident.key] = home, resident
-            if behind > 0:
-                talk = Segment(
-                    f"{n} talk", resident.key, tokens, behind, goes_on.rate, goes_on.chance, behind
-                )
-                placed[talk.key] = home, talk
-        moves = plan(
-            [segment for _, segment in placed.values()],
-            memory=tiers.memory_budget,
-            disk=tiers.disk_budget,
-            costs=self._costs,
-        )
-        tiers.worth = lambda salt: worth.get(salt, 0.0)
-        return [Placed(placed[move.segment.key][0], move, move.segment.parent is None) for move in moves]
+        forest = Forest(forecasts, self._prefixes, tiers)
+        moves = plan(forest.segments(), memory=tiers.memory_budget, disk=tiers.disk_budget, costs=self._costs)
+        steps = forest.steps(moves)
+        tiers.worth = forest.worth
+        return steps

@@ -6,28 +6,26 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from memos_core.activation.keys import salt_for
-from memos_core.cube import ANY_USER, Activation, Descriptive, Header, MemCube, Scope, Source, State, now
+from memos_core.cube import ANY_USER, Activation, MemCube, Scope, State, now
 from memos_core.errors import MemOSError, VaultError
-from memos_core.prompt import DEFAULT_SYSTEM, system_with_memory
+from memos_core.prompt import DEFAULT_SYSTEM
 from memos_core.retrieval import Retriever
-from memos_core.scheduler.interfaces import KV_NAMESPACE, Decision, PrefixEngine, Tiers
-from memos_core.scheduler.keeper import KNOWN, Keeper, Placed, kv_records
+from memos_core.scheduler.interfaces import Decision, PrefixEngine
 from memos_core.scheduler.planner import HALF_LIFE, plan_resident
-from memos_core.vault import Actor, CubeFilter, Plan, Vault
+from memos_core.scheduler.preload import ACTOR, Preloader, cubes_of, home_of
+from memos_core.vault import CubeFilter, Plan, Vault
 
 log = logging.getLogger("memos_core.scheduler")
 
-_ACTOR = Actor("scheduler", "scheduler")
 _MAX_CANDIDATES = 512
 _FLUSH_READS = 256
 _INDEX_DELAY = 0.05  # seconds
 _TURN_DELAY = 0.25
 _LOOK_EVERY = 300.0  # seconds between two looks at who is held in memory, when no turn ends
+_SYSTEMS = 4096  # scopes whose system text is remembered; the others' is read from their plan
+_ORDER = ("reads", "index", "turn", "place", "preload")  # of what is due, which goes first
 _SCRUB_EVERY = 60.0  # seconds; closing and erasing do it at once
 
 
@@ -57,11 +55,10 @@ class MemScheduler:
         self._retriever = retriever
         self.resident_tokens = resident_tokens
         self._housekeeping = housekeeping
-        self._engine: PrefixEngine | None = None
         self._decisions: deque[Decision] = deque(maxlen=1000)
         self._totals: dict[str, tuple[int, float]] = {}
         self._reads: Counter[str] = Counter()
-        self._systems: dict[Scope, str] = {}
+        self._systems: OrderedDict[Scope, str] = OrderedDict()
         # When each is due, and what it is; in the order in which they were asked for.
         self._jobs: OrderedDict[tuple[str, Scope | None], tuple[float, Callable[[], None]]] = OrderedDict()
         self._hurry = 0  # who waits for all of them: then they are due at once
@@ -71,8 +68,7 @@ class MemScheduler:
         self._look_at = float("inf")
         self.clock: Callable[[], float] = time.time
         """The time that turns are noted with and predictions are made for, in POSIX seconds."""
-        self._keeper = Keeper(vault)
-        self._ended: deque[tuple[Scope, float]] = deque(maxlen=10_000)  # turns the keeper does not know yet
+        self._preloader = Preloader(vault, self._note, self._checkpoint, lambda: self.clock())
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -99,7 +95,7 @@ class MemScheduler:
         keys = [c.payload.key for c in gone if isinstance(c.payload, Activation)]
         if self._engine is not None and keys:
             self._engine.forget(keys)
-        for home, n in Counter(_home(c.scope) for c in gone).items():
+        for home, n in Counter(home_of(c.scope) for c in gone).items():
             self._note(
                 Decision(home, "drop", f"{n} cubes were deleted, KV caches made from them included", n)
             )
@@ -114,18 +110,26 @@ class MemScheduler:
         """
         if scope.user == ANY_USER:
             return  # a view of many users has no prompt of its own
-        home = _home(scope)
+        home = home_of(scope)
         if system is not None:
-            self._systems[home] = system
-        self._ended.append((scope, self.clock()))
+            with self._wake:
+                self._systems[home] = system
+                self._systems.move_to_end(home)
+                while len(self._systems) > _SYSTEMS:
+                    self._systems.popitem(last=False)
+        self._preloader.ended(scope)
         # Not at once: a graph's steps follow one another, and each would share its time with this.
         self._submit("index", None, self._index, delay=_TURN_DELAY)
         self._submit("turn", home, lambda: self._prepare(home), delay=_TURN_DELAY)
 
     def attach(self, engine: PrefixEngine) -> None:
         """Use this engine from now on, and preload what the most recent scopes will need."""
-        self._engine = engine
+        self._preloader.engine = engine
         self._submit("preload", None, self._preload)
+
+    @property
+    def _engine(self) -> PrefixEngine | None:
+        return self._preloader.engine
 
     # -- what a request asks: reads the plan, computes nothing -----------------------------------------------
 
@@ -140,7 +144,7 @@ class MemScheduler:
             # Advice only: where a session cannot be noted down, its prompts are right without a plan.
             log.warning("no resident memory for %s: %s", scope, err)
             return []
-        return self._cubes_of(plan, clearance) if plan else []
+        return cubes_of(self._vault, plan, clearance) if plan else []
 
     def explain(self, scope: Scope | None = None) -> list[Decision]:
         """What it did and why, oldest first.
@@ -148,7 +152,7 @@ class MemScheduler:
         Args:
             scope: only decisions about this scope's tenant, user and agent.
         """
-        home = _home(scope) if scope else None
+        home = home_of(scope) if scope else None
         with self._wake:
             return [d for d in self._decisions if home is None or d.scope == home]
 
@@ -186,7 +190,7 @@ class MemScheduler:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        tiers = self._tiers()
+        tiers = self._preloader.tiers
         if tiers is not None:
             tiers.worth = None  # the engine may outlive us
         try:
@@ -204,7 +208,7 @@ class MemScheduler:
             self._jobs[(kind, scope)] = (min(due, waiting[0]) if waiting else due, job)
             if waiting and waiting[0] <= due:
                 return  # whoever waits for it does so until then
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # after a fork it is not
                 self._thread = threading.Thread(target=self._run, name="memos-scheduler", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
@@ -242,8 +246,9 @@ class MemScheduler:
         moment = time.monotonic()
         if self._look_at <= moment:
             self._look_at = moment + _LOOK_EVERY
-            self._jobs.setdefault(("place", None), (moment, self._place))
-        return next((key for key, (due, _) in self._jobs.items() if due <= moment or self._hurry), None)
+            self._jobs.setdefault(("place", None), (moment, self._preloader.place))
+        ready = [key for key, (due, _) in self._jobs.items() if due <= moment or self._hurry]
+        return min(ready, key=lambda key: _ORDER.index(key[0]), default=None)
 
     def _checkpoint(self) -> None:
         if self._stopping:
@@ -288,9 +293,14 @@ class MemScheduler:
         """Between turns: plan, and have the next prompt's prefix in place."""
         self._flush_reads()
         plan = self._plan(scope)
-        if plan is not None and self._engine is not None:
-            self._load(plan, "the turn ended")
-            self._submit("place", None, self._place)
+        if plan is None or self._preloader.prepare(plan):
+            self._submit("place", None, self._preloader.place)
+
+    def _preload(self) -> None:
+        """An engine is there: bring in what the scopes will need, and look after it from now on."""
+        self._preloader.start()
+        if self._preloader.tiers is not None:
+            self._look_at = time.monotonic() + _LOOK_EVERY
 
     def _plan(self, scope: Scope) -> Plan | None:
         started = time.perf_counter()
@@ -316,7 +326,7 @@ class MemScheduler:
         self._vault.plans.add(plan)
         mine = (c for c in chosen.cubes if scope.contains(c.scope) and not c.frozen)
         fresh = [c.id for c in mine if c.state is State.GENERATED]
-        self._vault.transition(fresh, State.ACTIVATED, _ACTOR, "resident in the prompt")
+        self._vault.transition(fresh, State.ACTIVATED, ACTOR, "resident in the prompt")
         spent = time.perf_counter() - started
         self._note(Decision(scope, "plan", chosen.reason, len(ids), chosen.tokens, seconds=spent))
         return plan
@@ -328,143 +338,3 @@ class MemScheduler:
             if self._engine
             else self.resident_tokens
         )
-
-    def _preload(self) -> None:
-        """A process begins: bring in what the scopes will need, those that were active last first."""
-        engine = self._engine
-        if engine is not None and self._tiers() is not None:
-            self._look_at = time.monotonic() + _LOOK_EVERY
-            for plan in reversed(self._vault.plans.recent(KNOWN)):
-                with self._noting(plan.scope):
-                    self._keeper.learn(plan.scope)
-                    self._prefix(plan, engine)
-            return self._place()
-        for plan in self._vault.plans.recent():
-            who = plan.scope.user or "this scope"
-            with self._noting(plan.scope):
-                self._load(plan, f"{who} was active at {plan.planned_at:%Y-%m-%d %H:%M:%S} UTC")
-
-    def _place(self) -> None:
-        """Where the engine has a budget: hold in memory what is worth it, whose-ever it is."""
-        while self._ended:
-            scope, at = self._ended.popleft()
-            self._keeper.turn(scope, _home(scope), at)
-        tiers = self._tiers()
-        if tiers is None:
-            return
-        released: set[str] = set()
-        for placed in self._keeper.plan(tiers, self.clock()):
-            salt, move = salt_for(placed.scope), placed.move
-            if move.segment.in_memory and move.leaves:
-                released.add(salt)
-                self._release(tiers, placed)
-                continue
-            comes = move.action in ("load", "build") or (move.tier == "memory" and salt in released)
-            if comes and placed.resident and move.tokens == move.segment.tokens:
-                current = self._vault.plans.current(placed.scope)
-                if current is not None:
-                    with self._noting(current.scope):
-                        self._load(current, move.reason)
-
-    def _release(self, tiers: Tiers, placed: Placed) -> None:
-        """Take what is worth less than others out of memory."""
-        nbytes = tiers.release(salt_for(placed.scope))
-        if nbytes:
-            what = "resident memory" if placed.resident else "conversations"
-            reason = f"{what}: {placed.move.reason}"
-            self._note(
-                Decision(placed.scope, "drop", reason, tokens=placed.move.segment.in_memory, nbytes=nbytes)
-            )
-
-    @contextmanager
-    def _noting(self, scope: Scope) -> Iterator[None]:
-        """One of several preloads; where it fails it is said why, and the others' go on."""
-        self._checkpoint()
-        try:
-            yield
-        except MemOSError as err:
-            log.warning("the scheduler's preload for %s failed: %s", scope, err)
-            self._note(Decision(scope, "error", f"preload failed: {err}"))
-
-    def _tiers(self) -> Tiers | None:
-        """Where the engine keeps KV, if that has a budget of ours; servers look after their own."""
-        tiers = getattr(self._engine, "store", None)
-        return tiers if isinstance(tiers, Tiers) else None
-
-    def _load(self, plan: Plan, why: str) -> None:
-        """Have a plan's prefix in memory: find it there, read it from disk, or compute it."""
-        engine = self._engine
-        assert engine is not None
-        started = time.perf_counter()
-        cubes, tokens, mine = self._prefix(plan, engine)
-        if not cubes:
-            return
-        tier = engine.warm(tokens, plan.scope)
-        if tier is not None:
-            action, where = ("preload", "was on disk") if tier == "disk" else ("keep", "is in memory already")
-            reason = f"{why}; its KV {where}"
-            nbytes = sum(c.payload.nbytes for c in mine if c.payload.kind == "activation")
-        else:
-            sources = tuple((c.id, c.version) for c in cubes)
-            tiers = self._tiers()
-            save = tiers is None or tiers.disk_budget > 0
-            kv = engine.prefill(
-                tokens, plan.scope, derived_from=sources, save=save, should_yield=self._checkpoint
-            )
-            self._record(plan, kv, sources, mine)
-            action, reason, nbytes = "build", f"{why}: {plan.reason}", kv.nbytes
-            self._keeper.built(len(tokens), time.perf_counter() - started)
-            self._keeper.sized(plan.scope, len(tokens), on_disk=save, token_bytes=nbytes // len(tokens))
-        spent = time.perf_counter() - started
-        self._note(Decision(plan.scope, action, reason, len(cubes), len(tokens), nbytes, spent))
-
-    def _prefix(self, plan: Plan, engine: PrefixEngine) -> tuple[list[MemCube], list[int], list[MemCube]]:
-        """A plan's memories, their prompt's tokens, and the records of KV that was computed for the scope."""
-        cubes = self._cubes_of(plan)
-        if not cubes:
-            return [], [], []
-        tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
-        records = [r for r in kv_records(self._vault, plan.scope) if r[1].model == engine.model_fingerprint]
-        mine = [cube for cube, _ in records]
-        sizes = [kv.nbytes // kv.n_tokens for _, kv in records]
-        self._keeper.sized(plan.scope, len(tokens), on_disk=bool(mine), token_bytes=max(sizes, default=None))
-        return cubes, tokens, mine
-
-    def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:
-        """Write down the KV cache as an activation cube, and drop the ones it replaces."""
-        engine = self._engine
-        assert engine is not None
-        cube = MemCube(
-            scope=plan.scope,
-            namespace=KV_NAMESPACE,
-            key=kv.key,
-            payload=Activation(
-                model=engine.model_fingerprint,
-                tokenizer=engine.tokenizer_fingerprint,
-                key=kv.key,
-                n_tokens=kv.n_tokens,
-                nbytes=kv.nbytes,
-            ),
-            header=Header(descriptive=Descriptive(semantic_type="kv", origin="distilled")),
-            derived_from=tuple(Source(id=i, version=v) for i, v in sources),
-        )
-        replaced = [c for c in old if c.key != kv.key]
-        [stored] = self._vault.put([cube], _ACTOR)
-        self._vault.delete([c.id for c in replaced], _ACTOR)
-        engine.forget([c.key for c in replaced])
-        # A source may have been deleted while this was computed: then this must not stay either.
-        alive = self._vault.get(CubeFilter(plan.scope, granted="read"), [i for i, _ in sources])
-        if len(alive) < len(sources):
-            self._vault.delete([stored.id], _ACTOR)
-            engine.forget([kv.key])
-            raise MemOSError("a memory was deleted while its KV was computed; the KV is dropped")
-
-    def _cubes_of(self, plan: Plan, clearance: frozenset[str] | None = None) -> list[MemCube]:
-        which = CubeFilter(plan.scope, clearance, granted="read", valid_at=now())
-        found = self._vault.get(which, plan.cube_ids)
-        return [found[id_] for id_ in plan.cube_ids if id_ in found]
-
-
-def _home(scope: Scope) -> Scope:
-    """The scope a plan belongs to: tenant, user and agent, whatever the session."""
-    return scope.model_copy(update={"session": None})

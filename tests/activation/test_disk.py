@@ -113,10 +113,10 @@ def test_the_longest_file_is_found_and_short_gains_are_left(store: KVStore, kv_d
     other = KVStore(IDENTITY, disk_dir=kv_dir)
     hit = other.find("salt", range(120))
     assert hit is not None
-    assert hit[1:] == (120, "disk")
+    assert (hit.n_tokens, hit.tier) == (120, "disk")
     hit = other.find("salt", range(160))
     assert hit is not None
-    assert hit[1:] == (160, "memory")
+    assert (hit.n_tokens, hit.tier) == (160, "disk")
     few = KVStore(IDENTITY, disk_dir=kv_dir)
     assert few.find("salt", range(31)) is None  # less than a block: computing it is quicker
     assert few.find("other", range(120)) is None
@@ -251,7 +251,7 @@ def test_with_one_file_damaged_the_next_best_is_used(store: KVStore, kv_dir: Pat
     flip(long, long.stat().st_size - 1)
     hit = KVStore(IDENTITY, disk_dir=kv_dir).find("salt", range(160))
     assert hit is not None
-    assert hit[1:] == (100, "disk")
+    assert (hit.n_tokens, hit.tier) == (100, "disk")
 
 
 # Budget and erasure

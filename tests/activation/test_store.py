@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,38 +38,122 @@ def test_match_finds_the_longest_shared_prefix(entries: list[list[int]], tokens:
         kept.put(of(entry))
     best = max(shared_length(entry, tokens) for entry in entries)
     hit = kept.match("salt", tokens)
-    assert (hit[1] if hit else 0) == best
-    if hit:
-        assert list(hit[0].tokens[:best]) == tokens[:best]
+    assert (hit.n_tokens if hit else 0) == best
     assert kept.match("other", tokens) is None
 
 
-def test_of_equal_matches_the_shortest_entry_is_taken() -> None:
+def numbered(tokens: list[int]) -> KVPrefix:
+    """KV that tells each position and all tokens before it, as a model's does."""
+    values = [hash(tuple(tokens[: n + 1])) % 1_000_003 for n in range(len(tokens))]
+    keys = torch.tensor(values, dtype=torch.float32).reshape(1, 1, -1, 1)
+    return KVPrefix.of(IDENTITY, "salt", tokens, [(keys, -keys)] * 2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "pin", "cut", "forget", "budget"]),
+            st.lists(st.integers(0, 1), min_size=1, max_size=12),
+        ),
+        max_size=25,
+    ),
+    st.lists(st.integers(0, 1), min_size=1, max_size=14),
+)
+def test_whatever_was_put_cut_and_evicted_a_hit_is_the_kv_of_just_these_tokens(
+    steps: list[tuple[str, list[int]]], tokens: list[int]
+) -> None:
+    kept = KVStore(IDENTITY, memory_budget=30 * 16)
+    pinned: list[list[int]] = []
+    for step, ids in steps:
+        if step == "cut":
+            kept.release("salt", ids, len(ids) // 2)
+        elif step == "forget":
+            kept.drop(keys=[numbered(ids).key])
+            pinned = [other for other in pinned if other != ids]
+        elif step == "budget":
+            kept.memory_budget = 16 * (10 + 2 * len(ids))
+        elif kept.put(numbered(ids), pin=step == "pin") and step == "pin":
+            pinned.append(ids)
+        assert kept.stats["memory_bytes"] == sum(kept.usage().values())
+        assert pinned or kept.stats["memory_bytes"] <= kept.memory_budget
+        for ids in pinned:
+            hit = kept.match("salt", ids)
+            assert hit is not None
+            assert hit.n_tokens == len(ids)
+    hit = kept.match("salt", tokens)
+    if hit is not None:
+        whole = numbered(tokens).cut(hit.n_tokens)
+        assert all(
+            torch.equal(a, b)
+            for got, want in zip(hit.layers(), whole, strict=True)
+            for a, b in zip(got, want, strict=True)
+        )
+    for chain in kept.chains():
+        assert not any(
+            len(c.tokens) > len(chain.tokens) and shared_length(c.tokens, chain.tokens) == len(chain.tokens)
+            for c in kept.chains()
+        )
+
+
+def test_what_prompts_begin_with_is_held_once() -> None:
     kept = store()
-    kept.put(make_kv(64), pin=True)
-    kept.put(make_kv(90))
-    hit = kept.match("salt", range(64))
-    assert hit is not None
-    assert (hit[0].n_tokens, hit[1]) == (64, 64)
+    kept.put(of_tokens(100, 40, tail=0))
+    kept.put(of_tokens(100, 40, tail=5000))
+    assert kept.stats["memory_bytes"] == 180 * TOKEN_BYTES
+    kept.put(make_kv(100), pin=True)
+    assert kept.stats["memory_bytes"] == 180 * TOKEN_BYTES
 
 
-def test_an_extension_replaces_what_it_extends_and_inherits_its_sources() -> None:
+def of_tokens(n: int, more: int, tail: int) -> KVPrefix:
+    """`make_kv(n)` with other tokens behind it."""
+    head, rest = make_kv(n), make_kv(more, start=1000 + tail)
+    layers = [
+        tuple(torch.cat(pair, dim=2) for pair in zip(a, b, strict=True))
+        for a, b in zip(head.layers, rest.layers, strict=True)
+    ]
+    return KVPrefix.of(IDENTITY, "salt", [*head.tokens, *rest.tokens], layers)  # type: ignore[arg-type]
+
+
+def test_an_extension_adds_what_is_new_and_depends_on_what_it_extends() -> None:
     kept = store()
     kept.put(make_kv(40, sources=[("a", 1)]))
     kept.put(make_kv(20, start=100))
     kept.put(make_kv(80, sources=[("b", 2)]))
-    assert kept.stats["entries"] == 2
     hit = kept.match("salt", range(80))
     assert hit is not None
-    assert hit[0].derived_from == (("a", 1), ("b", 2))
+    assert hit.derived_from == (("a", 1), ("b", 2))
     assert kept.stats["memory_bytes"] == 100 * TOKEN_BYTES
+    assert kept.drop(cube_ids=["b"]) == 1
+    hit = kept.match("salt", range(80))
+    assert hit is not None
+    assert hit.n_tokens == 40
+    kept.put(make_kv(80, sources=[("b", 2)]))
+    assert kept.drop(cube_ids=["a"]) == 2  # what stands behind an erased memory was computed from it
+    assert kept.match("salt", range(80)) is None
 
 
-def test_a_pinned_prefix_stays_beside_its_extension() -> None:
+def test_a_key_is_forgotten_as_far_as_nothing_continues_it() -> None:
     kept = store()
-    kept.put(make_kv(40), pin=True)
-    kept.put(make_kv(80))
-    assert kept.stats["entries"] == 2
+    for n in (40, 80):
+        kept.put(make_kv(n))
+    assert kept.drop(keys=[make_kv(40).key]) == 1
+    hit = kept.match("salt", range(80))
+    assert hit is not None
+    assert hit.n_tokens == 80
+    assert kept.drop(keys=[make_kv(80).key]) == 1
+    assert kept.stats["memory_bytes"] == 0
+
+
+def test_a_long_list_of_dropped_cubes_forgets_none_that_matters() -> None:
+    kept = store()
+    since = kept.clock
+    kept.drop(cube_ids=["mine"])
+    for n in range(10_001):
+        kept.drop(cube_ids=[f"{n}"])
+    assert not kept.put(make_kv(40, sources=[("mine", 1)]), since=since)
+    assert kept.put(make_kv(40, sources=[("mine", 1)]), since=kept.clock)
+    assert len(kept._dropped) <= 10_000
 
 
 def test_putting_the_same_again_adds_its_sources_and_keeps_the_pin() -> None:
@@ -78,7 +163,7 @@ def test_putting_the_same_again_adds_its_sources_and_keeps_the_pin() -> None:
     assert not kept.put(make_kv(40, start=100))
     hit = kept.match("salt", range(40))
     assert hit is not None
-    assert hit[0].derived_from == (("a", 1), ("b", 1))
+    assert hit.derived_from == (("a", 1), ("b", 1))
 
 
 def test_the_least_recently_used_chain_goes_first() -> None:
@@ -166,7 +251,7 @@ def test_many_threads() -> None:
                 start = (seed * 7 + i) % 10 * 1000
                 kept.put(make_kv(20 + i % 40, start=start, sources=[(f"cube-{start}", 1)]))
                 hit = kept.match("salt", range(start, start + 60))
-                assert hit is None or hit[0].tokens[: hit[1]] == tuple(range(start, start + hit[1]))
+                assert hit is None or len(hit.layers()[0][0][0, 0]) == hit.n_tokens
                 if i % 10 == 0:
                     kept.drop(cube_ids=[f"cube-{start}"])
         except BaseException as err:

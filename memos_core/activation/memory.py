@@ -1,0 +1,255 @@
+"""The memory tier: KV of token sequences that begin alike, each beginning held once, within a budget."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from memos_core.activation.keys import Source, Tier, Tokens, merge_sources
+from memos_core.activation.kv import KVPrefix, Layers, cache_of
+from memos_core.activation.radix import Ids, Node
+
+
+class Run(Node):
+    """Some tokens of one owner with their KV. Its tensors are never written to; where it is divided, both parts get
+    their own, so that what is evicted is really free."""
+
+    salt: str = ""
+    layers: Layers = ()
+    sources: tuple[Source, ...] = ()
+    key: str = ""  # of the prefix that ends here, if one was put
+    pinned: bool = False
+    used: int = 0  # when it was last used: larger is later
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its own tensors."""
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+
+    def front(self, n: int) -> Run:
+        """See `Node.front`. The sources of both parts are those of the whole: nobody noted where which text is."""
+        front = super().front(n)
+        front.salt, front.sources, front.used = self.salt, self.sources, self.used
+        front.layers, self.layers = _slice(self.layers, 0, n), _slice(self.layers, n, len(self.ids))
+        return front
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is stored of a prompt's beginning.
+
+    Args:
+        n_tokens: how many of its tokens.
+        tier: where they were found.
+        derived_from: the cubes (id, version) whose text may be among them.
+        parts: their KV, piece after piece.
+    """
+
+    n_tokens: int
+    tier: Tier
+    derived_from: tuple[Source, ...]
+    parts: tuple[Layers, ...]
+
+    def layers(self) -> Layers:
+        """The KV of all its tokens: the stored tensors themselves where they lie in one piece, else a copy."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        joined = zip(*self.parts, strict=True)
+        return tuple(
+            tuple(torch.cat(pieces, dim=2) for pieces in zip(*layer, strict=True)) for layer in joined
+        )
+
+    def cache(self) -> DynamicCache:
+        """A fresh cache that starts with these tokens. A generation on it leaves what is stored as it is."""
+        return cache_of(self.layers())
+
+
+class MemoryTier:
+    """Runs of KV in a radix tree for each owner. Not locked: the store does that.
+
+    Args:
+        budget: bytes.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.worth: Callable[[str, Ids], float] | None = None
+        self.used = 0
+        self.evictions = 0
+        self._roots: dict[str, Run] = {}
+        self._keys: dict[str, Run] = {}
+        self._ticks = count(1)
+
+    def __len__(self) -> int:
+        """How many runs there are."""
+        return sum(1 for _ in self.runs())
+
+    def runs(self, salt: str | None = None) -> Iterator[Run]:
+        """All runs of one owner or of all, each before those behind it."""
+        roots = self._roots.values() if salt is None else filter(None, [self._roots.get(salt)])
+        for root in roots:
+            yield from (run for run in root.below() if run is not root)
+
+    def match(self, salt: str, tokens: Tokens) -> Held | None:
+        """The longest beginning of these tokens that this owner has here."""
+        root = self._roots.get(salt)
+        path, n = root.walk(tokens) if root else ([], 0)
+        if not n:
+            return None
+        self._touch(path)
+        parts = [run.layers for run in path[:-1]]
+        last = path[-1]
+        inside = n - last.start
+        parts.append(last.layers if inside == len(last.ids) else _views(last.layers, inside))
+        return Held(n, "memory", merge_sources(*(run.sources for run in path)), tuple(parts))
+
+    def put(self, prefix: KVPrefix, n_tokens: int, *, pin: bool) -> bool:
+        """Keep the first tokens of a prefix; what of them is here already is not stored again.
+
+        Returns:
+            Whether they are here now: False when they do not fit beside what is pinned.
+        """
+        ids = prefix.tokens[:n_tokens]
+        root = self._roots.get(prefix.salt) or Run()
+        end, n = root.reach(ids)
+        path = end.path()
+        self._touch(path)
+        need = sum(t[:, :, n:n_tokens].nbytes for layer in prefix.layers for t in layer)
+        if not self._make_room(need, path):
+            return False
+        self._roots[prefix.salt] = root
+        if n < n_tokens:
+            end = self._append(end, prefix, n, n_tokens)
+        elif end.parent is not None:
+            end.sources = merge_sources(end.sources, prefix.derived_from)
+        if n_tokens == len(prefix.tokens):
+            end.key, self._keys[prefix.key] = prefix.key, end
+        end.pinned |= pin
+        return True
+
+    def _append(self, parent: Run, prefix: KVPrefix, n: int, n_tokens: int) -> Run:
+        """A run of the prefix's tokens from `n` on, behind `parent`."""
+        run = Run(np.asarray(prefix.tokens[n:n_tokens], dtype=np.int64), parent)
+        whole = n == 0 and n_tokens == len(prefix.tokens)
+        run.layers = prefix.layers if whole else _slice(prefix.layers, n, n_tokens)
+        run.salt, run.sources = prefix.salt, prefix.derived_from
+        self._touch([run])
+        self.used += run.nbytes
+        return run
+
+    def _make_room(self, nbytes: int, path: Collection[Run]) -> bool:
+        """Evict until so many bytes fit, but none of `path`; nothing happens when they never will."""
+        fixed = {id(run) for run in path}
+        fixed.update(id(run) for pinned in self.runs() if pinned.pinned for run in pinned.path())
+        if nbytes + sum(run.nbytes for run in self.runs() if id(run) in fixed) > self.budget:
+            return False
+        self._evict(nbytes, fixed)
+        return True
+
+    def trim(self) -> None:
+        """Evict what is over the budget, except what is pinned."""
+        self._evict(0, {id(run) for pinned in self.runs() if pinned.pinned for run in pinned.path()})
+
+    def _evict(self, nbytes: int, fixed: Collection[int]) -> None:
+        """Evict ends of chains, the least worth first, among equals the least recently used."""
+        if self.used + nbytes <= self.budget:
+            return
+        ends = [self._rank(run) for run in self.runs() if not run.children and id(run) not in fixed]
+        heapq.heapify(ends)
+        while ends and self.used + nbytes > self.budget:
+            *_, run = heapq.heappop(ends)
+            parent = run.parent
+            self.remove(run)
+            self.evictions += 1
+            if (
+                parent is not None
+                and parent.parent is not None
+                and not parent.children
+                and id(parent) not in fixed
+            ):
+                heapq.heappush(ends, self._rank(parent))
+
+    def _rank(self, run: Run) -> tuple[float, int, int, Run]:
+        worth = self.worth(run.salt, run.tokens()) if self.worth is not None else 0.0
+        return worth, run.used, id(run), run
+
+    def release(self, salt: str, tokens: Tokens, keep: int) -> int:
+        """Take what stands behind the first `keep` of these tokens out, except what is pinned; returns the bytes."""
+        root = self._roots.get(salt)
+        path, n = root.walk(tokens) if root else ([], 0)
+        if n <= keep:
+            return 0
+        before = self.used
+        first = next(run for run in path if run.end > keep)
+        if keep > first.start:
+            first.divide(keep - first.start)
+        for run in reversed(list(first.below())):  # ends first
+            if not run.children and not run.pinned:
+                self.remove(run)
+                self.evictions += 1
+        return before - self.used
+
+    def remove(self, run: Run) -> None:
+        """Take a run, and what stands behind it, out."""
+        for gone in run.below():
+            self.used -= gone.nbytes
+            if gone.key and self._keys.get(gone.key) is gone:
+                del self._keys[gone.key]
+        run.remove()
+        self._tidy(run.salt)
+
+    def _tidy(self, salt: str) -> None:
+        if salt in self._roots and not self._roots[salt].children:
+            del self._roots[salt]
+
+    def named(self, key: str) -> Run | None:
+        """Where the prefix with this key ends, if it was put and is here."""
+        return self._keys.get(key)
+
+    def forget(self, key: str) -> bool:
+        """Take a prefix out by its key, pinned or not, as far as nothing else stands behind its tokens."""
+        run = self._keys.pop(key, None)
+        if run is None:
+            return False
+        run.key, run.pinned = "", False
+        while run.parent is not None and not (run.children or run.key or run.pinned):
+            parent = run.parent
+            self.remove(run)
+            run = parent
+        return True
+
+    def drop(self, which: Callable[[Run], bool]) -> set[str]:
+        """Take out the runs that `which` names, pinned or not, and what stands behind them. Returns a name for each."""
+        gone: set[str] = set()
+        stack: list[Run] = [run for root in self._roots.values() for run in root.children.values()]
+        while stack:
+            run = stack.pop()
+            if which(run):
+                gone.update(r.key or f"run {id(r)}" for r in run.below())
+                self.remove(run)
+            else:
+                stack.extend(run.children.values())
+        return gone
+
+    def _touch(self, path: Collection[Run]) -> None:
+        tick = next(self._ticks)
+        for run in path:
+            run.used = tick
+
+
+def _views(layers: Layers, n: int) -> Layers:
+    return tuple(tuple(tensor[:, :, :n] for tensor in layer) for layer in layers)
+
+
+def _slice(layers: Layers, start: int, end: int) -> Layers:
+    """Some tokens' KV as tensors of their own."""
+    return tuple(
+        tuple(t[:, :, start:end].clone(memory_format=torch.contiguous_format) for t in layer)
+        for layer in layers
+    )
