@@ -11,7 +11,7 @@ from memos_core.core import Core
 from memos_core.cube import MemCube, Principal, Scope, State
 from memos_core.errors import AccessDenied, InvalidArgument, NotFound
 from memos_core.governance import effective_scope
-from memos_core.scheduler import MemScheduler
+from memos_core.scheduler import Decision, MemScheduler
 from memos_core.vault import Actor, CubeFilter, Right, Writer
 
 
@@ -36,8 +36,13 @@ class View:
 
     @property
     def scheduler(self) -> MemScheduler:
-        """The scheduler that all views share."""
+        """The scheduler that all views share. What it tells is about every user; `explain` is about this view's."""
         return self._core.scheduler
+
+    def explain(self) -> list[Decision]:
+        """What the scheduler did for the users and agents of this view, and why, oldest first."""
+        mine = self._scope.model_copy(update={"session": None})
+        return [d for d in self.scheduler.explain() if mine.contains(d.scope)]
 
     def _which(self, **parts: Any) -> CubeFilter:
         """A filter of what this view may see. Every read and every change begins with one.

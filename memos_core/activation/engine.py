@@ -94,6 +94,7 @@ class ActivationEngine:
             device=self.model.device,
         )
         self._turns = Turns()
+        self.store.token_bytes = 0 if self.reuse_refused else self._token_bytes()
         self._counts: Counter[str] = Counter(requests=0, hits=0, misses=0, tokens_saved=0, cancelled=0)
         self._counting = threading.Lock()
 
@@ -384,6 +385,12 @@ class ActivationEngine:
         layers: list[Any] = cache.layers  # DynamicLayer each: other models' reuse is refused
         pairs = ((layer.keys, layer.values) for layer in layers)
         return KVPrefix.of(self.store.identity, salt, tokens, pairs, sources)
+
+    def _token_bytes(self) -> int:
+        """Bytes of KV that are stored for a token: measured, since not every configuration tells it."""
+        cache = self._empty_cache()
+        self._forward(cache, [0], background=False)
+        return self._prefix(cache, "", [0], ()).nbytes
 
     def _empty_cache(self) -> DynamicCache:
         """The cache that this model's layers need."""

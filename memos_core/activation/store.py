@@ -34,6 +34,7 @@ class KVStore:
         disk_dir: folder of the files, or None for no disk tier.
         disk_budget: bytes of files under `disk_dir`, all models together.
         device: where KV read from disk should be.
+        token_bytes: of the KV of one token; 0 where that is not known.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class KVStore:
         disk_dir: Path | None = None,
         disk_budget: int = 4 << 30,
         device: str | torch.device = "cpu",
+        token_bytes: int = 0,
     ) -> None:
         if memory_budget < 0 or disk_budget < 0:
             raise InvalidArgument("memory_budget and disk_budget are bytes; pass 0 or more")
         self.identity = identity
+        self.token_bytes = token_bytes
         self.disk = None if disk_dir is None else DiskTier(Path(disk_dir), identity, disk_budget, device)
         self._lock = threading.RLock()
         self._memory = MemoryTier(memory_budget)

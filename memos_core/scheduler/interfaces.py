@@ -57,6 +57,7 @@ class Tiers(Protocol):
     """What the planner needs of a store of KV that has a budget."""
 
     memory_budget: int
+    token_bytes: int
     worth: Callable[[str, Ids], float] | None
 
     @property

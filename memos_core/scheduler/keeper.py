@@ -79,15 +79,12 @@ class Keeper:
         moments = [None if stamp is None else datetime.fromtimestamp(stamp, UTC) for stamp in last]
         return list(zip(moments, self._predictor.forecast(homes, at), strict=True))
 
-    def begins_with(self, home: Scope, tokens: Sequence[int], *, token_bytes: int | None = None) -> None:
-        """The prompts of this scope's next session begin with these tokens; a token's KV takes so many bytes, where
-        that is known."""
+    def begins_with(self, home: Scope, tokens: Sequence[int]) -> None:
+        """The prompts of this scope's next session begin with these tokens."""
         self._prefixes[home] = np.asarray(tokens, dtype=np.int64)
         self._prefixes.move_to_end(home)
         while len(self._prefixes) > KNOWN:
             self._prefixes.popitem(last=False)
-        if token_bytes:
-            self._costs = replace(self._costs, token_bytes=token_bytes)
 
     def built(self, tokens: int, seconds: float) -> None:
         """So long it took to compute a prefix. Some begin with what was there: the slowest of the last ones
@@ -110,7 +107,8 @@ class Keeper:
         homes = list(islice(reversed(self._last), KNOWN))
         forecasts = dict(zip(homes, self._predictor.forecast(homes, at), strict=True))
         forest = Forest(forecasts, self._prefixes, tiers)
-        moves = plan(forest.segments(), memory=tiers.memory_budget, disk=tiers.disk_budget, costs=self._costs)
+        costs = replace(self._costs, token_bytes=tiers.token_bytes or self._costs.token_bytes)
+        moves = plan(forest.segments(), memory=tiers.memory_budget, disk=tiers.disk_budget, costs=costs)
         steps = forest.steps(moves)
         tiers.worth = forest.worth
         return steps

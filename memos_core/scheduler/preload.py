@@ -180,7 +180,6 @@ class Preloader:
                 self._record(plan, kv, sources, mine)
             action, reason, nbytes = "build", f"{why}: {plan.reason}", kv.nbytes
             self._keeper.built(len(wanted), time.perf_counter() - started)
-            self._keeper.begins_with(plan.scope, tokens, token_bytes=nbytes // len(wanted))
         spent = time.perf_counter() - started
         self._note(Decision(plan.scope, action, reason, len(cubes), len(wanted), nbytes, spent))
 
@@ -191,8 +190,7 @@ class Preloader:
             return [], [], []
         tokens = engine.stable_prefix([{"role": "system", "content": system_with_memory(plan.system, cubes)}])
         records = [r for r in kv_records(self._vault, plan.scope) if r[1].model == engine.model_fingerprint]
-        sizes = [kv.nbytes // kv.n_tokens for _, kv in records]
-        self._keeper.begins_with(plan.scope, tokens, token_bytes=max(sizes, default=None))
+        self._keeper.begins_with(plan.scope, tokens)
         return cubes, tokens, [cube for cube, _ in records]
 
     def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:

@@ -73,6 +73,7 @@ class Recorder:
         *,
         derived_from: tuple[tuple[str, int], ...] = (),
         save: bool = False,
+        hold: bool = True,
         should_yield: Callable[[], None] | None = None,
     ) -> Prefix:
         self.during_prefill()
@@ -310,7 +311,9 @@ def test_users_and_agents_never_mix(memos: MemOS, engine: Recorder) -> None:
     for scope, text, _ in engine.prefilled:
         assert text.count("secret") == 1
         assert f"secret of {scope}" in text
-    assert len(memos.scheduler.explain()) == 2 * len(views)
+    for view in views[:-1]:
+        assert view.explain() == view.scheduler.explain(view.scope)
+    assert len(memos.explain()) == len(memos.scheduler.explain()) == 2 * len(views)
 
 
 def test_agents_with_the_same_memories_share_a_kv_record_and_lose_none(

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the [hf] extra is not installed")
 
+from activation.tiny import make_model, make_tokenizer
 
 from memos_core import MemOS
 from memos_core.activation import ActivationEngine, GenerateOptions, LoadedModel, salt_for
@@ -174,3 +175,118 @@ def test_a_vault_without_files_is_planned_for_too(loaded: LoadedModel) -> None:
         visit(memos, "alice")
         assert in_memory(memos) == {"alice"}
         assert [d.action for d in memos.scheduler.explain()] == ["plan", "build"]
+
+
+def talk(memos: MemOS, user: str, session: str, text: str, agent: str | None = None) -> int:
+    """A request of this user; returns how many tokens of its prompt were computed."""
+    view = memos.scoped(user=user, agent=agent, session=session)
+    prompt = view.prompt([{"role": "user", "content": text}], k=0)
+    _, usage = memos.engine.generate(prompt.messages, view.scope, GenerateOptions(max_new_tokens=2))
+    return usage.prompt_tokens - usage.cached_tokens
+
+
+def test_agents_of_one_user_do_not_push_each_other_out(open_memos: Open) -> None:
+    memos = open_memos(100)
+    for agent in ("cook", "coder"):
+        view = memos.scoped(user="alice", agent=agent)
+        view.write(f"{agent} {FACT}")
+        view.turn_finished()
+    assert memos.scheduler.wait_idle()
+    text = "Where is the key? " * 12
+    talk(memos, "alice", "live", text, "coder")
+    memos.engine.store.memory_budget = memos.engine.store.stats["memory_bytes"] + 1
+    for _ in range(3):
+        memos.scoped(user="alice", agent="coder", session="live").turn_finished()
+        assert memos.scheduler.wait_idle()
+        assert talk(memos, "alice", "live", text, "coder") == 1
+    assert not {d.action for d in memos.scheduler.explain(Scope(user="alice", agent="cook"))} & {
+        "drop",
+        "error",
+    }
+
+
+def test_who_has_no_resident_memory_is_kept_for_their_next_turn(open_memos: Open) -> None:
+    memos = open_memos(100)
+    visit(memos, "old")
+    text = "Tell me about boats. " * 10
+    for n in range(3):
+        memos.scheduler.clock = lambda n=n: START + 24 * HOUR * 30 + 60 * n  # type: ignore[misc]
+        talk(memos, "live", "l", text)
+        memos.scoped(user="live", session="l").turn_finished()
+        assert memos.scheduler.wait_idle()
+    memos.engine.store.memory_budget = memos.engine.store.stats["memory_bytes"] - 1
+    assert talk(memos, "live", "l", text) == 1
+    assert salt_for(Scope(user="old")) not in memos.engine.store.usage() or in_part(memos, "old")
+
+
+def in_part(memos: MemOS, user: str) -> bool:
+    """Whether not all of a user's resident memory is in memory."""
+    plan = memos.vault.plans.current(Scope(user=user))
+    assert plan
+    return talk(memos, user, "new", "?") > 20
+
+
+def test_the_older_of_two_conversations_leaves_first(open_memos: Open) -> None:
+    memos = open_memos(100)
+    visit(memos, "alice")
+    texts = {name: f"{name} asks where the key is. " * 8 for name in ("first", "second", "third")}
+    for name, text in texts.items():
+        talk(memos, "alice", name, text)
+        memos.scoped(user="alice", session=name).turn_finished()
+        assert memos.scheduler.wait_idle()
+    memos.engine.store.memory_budget = memos.engine.store.stats["memory_bytes"] - 1
+    assert talk(memos, "alice", "third", texts["third"]) == 1
+    assert talk(memos, "alice", "second", texts["second"]) == 1
+    assert talk(memos, "alice", "first", texts["first"]) > 1
+
+
+def test_many_users_of_one_moment_are_all_weighed(open_memos: Open) -> None:
+    memos = open_memos(1000)
+    for n in range(140):  # more than are weighed
+        view = memos.scoped(user=f"u{n}", session="s")
+        view.write("likes tea")
+        view.turn_finished()
+    assert memos.scheduler.wait_idle()
+    held = memos.engine.store.usage()
+    assert {n for n in range(140) if salt_for(Scope(user=f"u{n}")) in held} >= set(range(140 - 128, 140))
+
+
+def test_without_room_in_memory_a_prefix_is_computed_once_for_the_disk(open_memos: Open) -> None:
+    memos = open_memos(0)
+    for _ in range(3):
+        visit(memos, "alice")
+    assert memos.engine.store.stats["memory_bytes"] == 0
+    assert [d.action for d in memos.scheduler.explain(Scope(user="alice"))] == ["plan", "build"]
+    [file] = memos.engine.store.scan()
+    assert talk(memos, "alice", "s", "Where is the key?") < 20 < file.n_tokens
+
+
+def test_without_any_room_nothing_is_computed(loaded: LoadedModel) -> None:
+    engine = ActivationEngine(loaded, memory_budget=0)
+    with MemOS.open(":memory:", embedder=None, model=engine) as memos:
+        assert memos.engine is engine
+        visit(memos, "alice")
+        assert [d.action for d in memos.scheduler.explain()] == ["plan"]
+
+
+def test_what_fits_in_part_is_held_in_part(open_memos: Open) -> None:
+    memos = open_memos(3.5)
+    view = memos.scoped(user="alice", session="s")
+    for n in range(8):
+        view.write(f"Number {n}: {FACT}")
+    view.turn_finished()
+    assert memos.scheduler.wait_idle()
+    store = memos.engine.store
+    assert 0.9 * store.memory_budget < store.stats["memory_bytes"] <= store.memory_budget
+    assert "as far as there is room" in memos.scheduler.explain(Scope(user="alice"))[-1].reason
+
+
+def test_a_model_whose_kv_cannot_be_reused_is_said_once() -> None:
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer), family="Mistral", sliding_window=512)
+    engine = ActivationEngine(LoadedModel(model, tokenizer, "tiny"))
+    with MemOS.open(":memory:", embedder=None, model=engine) as memos:
+        assert memos.engine is engine
+        for _ in range(3):
+            visit(memos, "alice")
+        assert [d.action for d in memos.scheduler.explain()].count("error") == 1
