@@ -269,16 +269,19 @@ def test_without_any_room_nothing_is_computed(loaded: LoadedModel) -> None:
         assert [d.action for d in memos.scheduler.explain()] == ["plan"]
 
 
-def test_what_fits_in_part_is_held_in_part(open_memos: Open) -> None:
-    memos = open_memos(3.5)
-    view = memos.scoped(user="alice", session="s")
-    for n in range(8):
-        view.write(f"Number {n}: {FACT}")
-    view.turn_finished()
-    assert memos.scheduler.wait_idle()
-    store = memos.engine.store
-    assert 0.9 * store.memory_budget < store.stats["memory_bytes"] <= store.memory_budget
-    assert "as far as there is room" in memos.scheduler.explain(Scope(user="alice"))[-1].reason
+def test_what_fits_in_part_is_held_in_part(loaded: LoadedModel) -> None:
+    engine = ActivationEngine(loaded, memory_budget=int(3.5 * prefix_bytes(loaded)))
+    with MemOS.open(":memory:", embedder=None, model=engine) as memos:
+        assert memos.engine is engine
+        view = memos.scoped(user="alice", session="s")
+        for n in range(8):
+            view.write(f"Number {n}: {FACT}")
+        for _ in range(2):
+            view.turn_finished()
+            assert memos.scheduler.wait_idle()
+        assert 0.9 * engine.store.memory_budget < engine.store.stats["memory_bytes"]
+        assert [d.action for d in view.explain()] == ["plan", "build"]
+        assert "as far as there is room" in view.explain()[-1].reason
 
 
 def test_a_model_whose_kv_cannot_be_reused_is_said_once() -> None:
