@@ -1,15 +1,21 @@
 """Time to first token of a prompt with a long memory in front of a short question.
 
-    python -m benchmarks.ttft [--quick] [--json FILE]
+    python -m benchmarks.ttft [--quick] [--model NAME] [--device DEVICE] [--json FILE]
 
 Rows: cells of the MemOS paper's table (arXiv 2507.03724, section 6.3): tokens of context and of query. Columns:
-`full`, transformers' own `generate` without any cache (the peer); `memory`, ours with the context's KV in memory;
-`disk`, ours in a new process with the KV on disk only; `floor`, the same forward pass over the query with the
-cache already in place, which nothing that computes the query can beat. Medians, taken in turn.
+`full`, transformers' own `generate` without any cache (the peer); `memory`, ours with the context's KV in memory (on
+the model's device); `disk`, ours in a new process with the KV on disk only; `floor`, the same forward pass over the
+query with the cache already in place, which nothing that computes the query can beat. Medians, taken in turn. `saved`
+is memory against full, `floor saved` what the floor would save, `paper` the best saving in the paper's column.
+
+`--model random-7b` makes a model of Mistral-7B's shape with random weights in bfloat16, for a GPU; its tokens mean
+nothing, its times do.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 import statistics
 import subprocess
@@ -18,17 +24,45 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.report import arguments, show
-from memos_core.activation import ActivationEngine, GenerateOptions
+from benchmarks.report import parser, show
+from memos_core.activation import ActivationEngine, GenerateOptions, KVPrefix, LoadedModel
 from memos_core.cube import Scope
 
-CONTEXTS, QUERIES = (583, 2773, 6064), (167, 303, 953)
-MODEL = "smollm2-135m"
+PAPER = {
+    (583, 167): 0.713,
+    (583, 303): 0.556,
+    (583, 953): 0.230,
+    (2773, 167): 0.897,
+    (2773, 303): 0.851,
+    (2773, 953): 0.646,
+    (6064, 167): 0.942,
+    (6064, 303): 0.911,
+    (6064, 953): 0.791,
+}
+"""(tokens of context, of query): the best saving in the paper's table."""
+
+SHAPES = {
+    "random-7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "random-tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+    },
+}
 SCOPE = Scope(user="benchmark")
 ONE = GenerateOptions(max_new_tokens=1, keep=False)
+WARM_UP = (64, 16)
+BUDGET = 32 << 30
 SKIPPED = (
     "upstream MemOS's KVCacheMemory (PyPI MemoryOS needs transformers < 5 and a venv of its own)",
     "llama.cpp's prompt cache (built from source, some minutes)",
@@ -37,87 +71,175 @@ SKIPPED = (
 
 def main() -> None:
     """Measure every cell and print the table."""
-    options = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    cells = [(583, 167), (2773, 167)] if options.quick else [(c, q) for c in CONTEXTS for q in QUERIES]
+    command = parser(__doc__.splitlines()[0] if __doc__ else "")
+    command.add_argument(
+        "--model", default="smollm2-135m", help="a model's name, or one of " + ", ".join(SHAPES)
+    )
+    command.add_argument("--device", default="cpu")
+    options = command.parse_args()
+    cells = [(583, 167), (2773, 167)] if options.quick else list(PAPER)
     with tempfile.TemporaryDirectory() as folder:
-        engine = ActivationEngine.open(MODEL, kv_dir=Path(folder))
-        _measure(engine, 64, 16, Path(folder), 1)  # the first passes of a process are slower
-        rows = [_measure(engine, c, q, Path(folder), 1 if options.quick else 3) for c, q in cells]
-    show(f"Time to first token in seconds, {MODEL}, float32", rows, SKIPPED, options.json)
+        bench = Bench(options, Path(folder))
+        rows = bench.rows(cells, 1 if options.quick else 3)
+        kind = str(bench.engine.model.dtype).removeprefix("torch.")
+    show(f"Time to first token in seconds, {options.model}, {kind}", rows, SKIPPED, options.json)
 
 
-def _measure(
-    engine: ActivationEngine, context: int, query: int, folder: Path, rounds: int
-) -> dict[str, float | int]:
-    tokens = _tokens(engine, context + query)
-    prefix = engine.prefill(tokens[:context], SCOPE, save=True)
-    ids = torch.tensor([tokens])
-    mask = torch.ones_like(ids)
+class Bench:
+    """One model, with KV in a folder.
 
-    def floor() -> float:
-        cache = prefix.cache(context)
-        return _timed(
-            lambda: engine.model(input_ids=ids[:, context:], past_key_values=cache, logits_to_keep=1)
-        )
+    Args:
+        options: `model` and `device`.
+    """
 
-    def full() -> float:
-        return _timed(
-            lambda: engine.model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
-        )
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options, self._folder = options, folder
+        self.engine = open_engine(options.model, options.device, folder)
 
-    ways: dict[str, Callable[[], float]] = {
-        "full": full,
-        "memory": lambda: engine.generate(tokens, SCOPE, ONE)[1].ttft_s,
-        "disk": lambda: _new_process(folder, context, query),
-        "floor": floor,
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            times[name].append(way())
-    engine.forget([prefix.key])
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    def rows(self, cells: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
+        """Each cell measured in so many rounds."""
+        prefixes = {cell: self._prefill(cell) for cell in [*cells, WARM_UP]}
+        for way in self._ways(
+            WARM_UP, prefixes[WARM_UP]
+        ).values():  # the first passes of a process are slower
+            way()
+        times: dict[tuple[int, int], dict[str, list[float]]] = {}
+        for _ in range(rounds):
+            disk = self._from_disk(cells)
+            for cell in cells:
+                found = times.setdefault(cell, {"full": [], "memory": [], "disk": [], "floor": []})
+                found["disk"].append(disk.pop(0))
+                for name, way in self._ways(cell, prefixes[cell]).items():
+                    found[name].append(way())
+        return [
+            _row(cell, {name: statistics.median(t) for name, t in found.items()})
+            for cell, found in times.items()
+        ]
+
+    def _prefill(self, cell: tuple[int, int]) -> KVPrefix:
+        return self.engine.prefill(tokens_of(self.engine, cell)[: cell[0]], SCOPE, save=True)
+
+    def _ways(self, cell: tuple[int, int], prefix: KVPrefix) -> dict[str, Callable[[], float]]:
+        model, context = self.engine.model, cell[0]
+        tokens = tokens_of(self.engine, cell)
+        ids = torch.tensor([tokens], device=model.device)
+        mask = torch.ones_like(ids)
+        return {
+            "full": lambda: _timed(
+                lambda: model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
+            ),
+            "memory": lambda: self._from_memory(tokens, context),
+            "floor": lambda: _timed(
+                lambda: model(
+                    input_ids=ids[:, context:], past_key_values=prefix.cache(context), logits_to_keep=1
+                )
+            ),
+        }
+
+    def _from_memory(self, tokens: list[int], context: int) -> float:
+        usage = self.engine.generate(tokens, SCOPE, ONE)[1]
+        if usage.tier != "memory" or usage.cached_tokens != context:
+            raise SystemExit(f"expected {context} tokens from memory, got {usage}")
+        return usage.ttft_s
+
+    def _from_disk(self, cells: list[tuple[int, int]]) -> list[float]:
+        options = self._options
+        line = [sys.executable, "-m", "benchmarks.ttft", "--from-disk", options.model, options.device]
+        line += [str(self._folder), json.dumps(cells)]
+        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+        seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return seconds
+
+
+def _row(cell: tuple[int, int], medians: dict[str, float]) -> dict[str, Any]:
     return {
-        "context": context,
-        "query": query,
-        **{f"{name} s": value for name, value in medians.items()},
+        "context": cell[0],
+        "query": cell[1],
+        **medians,
         "saved": 1 - medians["memory"] / medians["full"],
-        "memory / floor": medians["memory"] / medians["floor"],
+        "floor saved": 1 - medians["floor"] / medians["full"],
+        "paper": PAPER[cell],
+        "mem / floor": medians["memory"] / medians["floor"],
         "disk / floor": medians["disk"] / medians["floor"],
     }
 
 
 def _timed(run: Callable[[], object]) -> float:
     with torch.inference_mode():
+        _finish()
         started = time.perf_counter()
         run()
+        _finish()
         return time.perf_counter() - started
 
 
-def _tokens(engine: ActivationEngine, length: int) -> list[int]:
-    """Text-like tokens, the same in every process: words of one seed, no special ones."""
-    words = random.Random(length).choices(
-        ["the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that", "sails", "north"], k=length
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def open_engine(model: str, device: str, folder: Path) -> ActivationEngine:
+    """The engine to measure, the same in every process."""
+    if model not in SHAPES:
+        return ActivationEngine.open(
+            model, device=device, kv_dir=folder, memory_budget=BUDGET, disk_budget=BUDGET
+        )
+    return ActivationEngine(
+        random_model(model, device), kv_dir=folder, memory_budget=BUDGET, disk_budget=BUDGET
     )
-    return [int(i) for i in engine.tokenizer.encode(" ".join(words), add_special_tokens=False)][:length]
 
 
-def _new_process(folder: Path, context: int, query: int) -> float:
-    line = [sys.executable, "-m", "benchmarks.ttft", "--from-disk", str(folder), str(context), str(query)]
-    return float(subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()[-1])
+def random_model(name: str, device: str) -> LoadedModel:
+    """A Llama of this shape with the weights of one seed, made where it runs, and a tokenizer of numbers."""
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {str(n): n for n in range(32_000)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")))
+    config = LlamaConfig(
+        vocab_size=len(words),
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        eos_token_id=2,
+        **SHAPES[name],
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    return LoadedModel(model.eval(), tokenizer, name)
 
 
-def _from_disk(folder: str, context: str, query: str) -> None:
-    engine = ActivationEngine.open(MODEL, kv_dir=Path(folder))
-    engine.generate(_tokens(engine, 64), SCOPE, ONE)  # warm up the model, not the memory
-    usage = engine.generate(_tokens(engine, int(context) + int(query)), SCOPE, ONE)[1]
-    if usage.tier != "disk" or usage.cached_tokens < int(context):
-        raise SystemExit(f"expected {context} tokens from disk, got {usage}")
-    print(usage.ttft_s)
+def tokens_of(engine: ActivationEngine, cell: tuple[int, int]) -> list[int]:
+    """The prompt of a cell, the same in every process: words of one seed, no special ones. Its first token is its
+    own, so that no cell's KV serves another's."""
+    length, seed = sum(cell), random.Random(repr(cell))
+    if engine.name in SHAPES:
+        return [seed.randrange(100, 32_000) for _ in range(length)]
+    words = ["the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that", "sails", "north"]
+    text = f"{cell[0]}{cell[1]} " + " ".join(seed.choices(words, k=length))
+    return [int(i) for i in engine.tokenizer.encode(text, add_special_tokens=False)][:length]
+
+
+def _child(model: str, device: str, folder: str, cells: str) -> None:
+    """In a new process: the seconds of each cell whose KV lies in the folder."""
+    engine = open_engine(model, device, Path(folder))
+    engine.generate(tokens_of(engine, WARM_UP), SCOPE, ONE)
+    seconds = []
+    for context, query in json.loads(cells):
+        usage = engine.generate(tokens_of(engine, (context, query)), SCOPE, ONE)[1]
+        if usage.tier != "disk" or usage.cached_tokens != context:
+            raise SystemExit(f"expected {context} tokens from disk, got {usage}")
+        seconds.append(usage.ttft_s)
+    print(json.dumps(seconds))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--from-disk"]:
-        _from_disk(*sys.argv[2:])
+        _child(*sys.argv[2:])
     else:
         main()

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from memos_core.activation.decode import Decoding, Reply, Sampler, end_tokens
 from memos_core.activation.fingerprint import model_fingerprint, tokenizer_fingerprint
 from memos_core.activation.keys import Identity, Source, Tier, merge_sources, salt_for, shared_length
-from memos_core.activation.kv import KVPrefix, reuse_refusal
+from memos_core.activation.kv import KVPrefix, growing_cache, reuse_refusal
 from memos_core.activation.models import LoadedModel, load_model
 from memos_core.activation.request import Chunk, GenerateOptions, Usage
 from memos_core.activation.store import KVStore
@@ -205,7 +205,7 @@ class ActivationEngine:
         ids, salt, since = self._checked(tokens), salt_for(scope), self.store.clock
         hit = self.store.find(salt, ids)
         sources = merge_sources(derived_from, hit.derived_from if hit else ())
-        cache = hit.cache() if hit else self._empty_cache()
+        cache = hit.growing_cache() if hit else self._empty_cache()
         for start in range(hit.n_tokens if hit else 0, len(ids), CHUNK):
             self._forward(cache, ids[start : start + CHUNK], background=True, give_up=should_yield)
             if should_yield is not None and start + CHUNK < len(ids):
@@ -244,7 +244,7 @@ class ActivationEngine:
         """
         ids = self._checked(tokens)
         hit = None if self.reuse_refused else self.store.find(salt_for(scope), ids[:-1])
-        return (hit.cache(), hit.n_tokens) if hit else (self._empty_cache(), 0)
+        return (hit.cache(), hit.n_tokens) if hit else (DynamicCache(config=self.model.config), 0)
 
     # Generation
 
@@ -343,7 +343,7 @@ class ActivationEngine:
         hit = self.store.find(salt, ids[:-1]) if looks else None
         cached = hit.n_tokens if hit else 0
         self._count(requests=1, hits=bool(hit), misses=looks and not hit, tokens_saved=cached)
-        cache = hit.cache() if hit else self._empty_cache()
+        cache = hit.growing_cache() if hit else self._empty_cache()
         work = Decoding(
             ids,
             cached,
@@ -363,7 +363,7 @@ class ActivationEngine:
             self._count(cancelled=work.finish == "cancelled")
             if work.finish and work.done > cached and options.keep and not self.reuse_refused:
                 sources = merge_sources(derived_from, hit.derived_from if hit else ())
-                self.store.put(self._prefix(cache, salt, work.computed, sources), since=since)
+                self.store.put(self._prefix(cache, salt, work.computed, sources, own=False), since=since)
         assert work.finish is not None
         ended = time.perf_counter()
         yield work.last(
@@ -379,12 +379,18 @@ class ActivationEngine:
         )
 
     def _prefix(
-        self, cache: DynamicCache, salt: str, tokens: Sequence[int], sources: Iterable[Source]
+        self,
+        cache: DynamicCache,
+        salt: str,
+        tokens: Sequence[int],
+        sources: Iterable[Source],
+        *,
+        own: bool = True,
     ) -> KVPrefix:
         """What a cache holds, as an entry for the store."""
         layers: list[Any] = cache.layers  # DynamicLayer each: other models' reuse is refused
         pairs = ((layer.keys, layer.values) for layer in layers)
-        return KVPrefix.of(self.store.identity, salt, tokens, pairs, sources)
+        return KVPrefix.of(self.store.identity, salt, tokens, pairs, sources, own=own)
 
     def _token_bytes(self) -> int:
         """Bytes of KV that are stored for a token: measured, since not every configuration tells it."""
@@ -394,7 +400,8 @@ class ActivationEngine:
 
     def _empty_cache(self) -> DynamicCache:
         """The cache that this model's layers need."""
-        return DynamicCache(config=self.model.config)
+        cache = DynamicCache(config=self.model.config)
+        return cache if self.reuse_refused else growing_cache((), len(cache.layers))
 
     def _forward(
         self,

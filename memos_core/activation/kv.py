@@ -47,8 +47,13 @@ class KVPrefix:
         tokens: Sequence[int],
         layers: Iterable[tuple[Tensor, ...]],
         derived_from: Iterable[Source] = (),
+        *,
+        own: bool = True,
     ) -> KVPrefix:
         """Build an entry that owns its memory: tensors that are views of something larger are copied.
+
+        Args:
+            own: False leaves them views, for one who takes copies of parts.
 
         Raises:
             KVError: no tokens, or a tensor does not hold exactly these tokens of one sequence.
@@ -56,7 +61,8 @@ class KVPrefix:
         ids = tuple(int(t) for t in tokens)
         if not ids:
             raise KVError("a KV prefix needs at least one token")
-        owned = tuple((_owned(k, len(ids)), _owned(v, len(ids))) for k, v in layers)
+        checked = tuple((_checked(k, len(ids)), _checked(v, len(ids))) for k, v in layers)
+        owned = tuple((alone(k), alone(v)) for k, v in checked) if own else checked
         key = chain_hashes(identity.seed(salt), ids)[-1].hex()
         return cls(ids, owned, salt, merge_sources(derived_from), key)
 
@@ -100,13 +106,71 @@ def cache_of(layers: Layers) -> DynamicCache:
     return cache
 
 
-def _owned(tensor: Tensor, n_tokens: int) -> Tensor:
-    """The tensor itself when it is contiguous and alone in its memory, else a copy that is."""
+class GrowingLayer(DynamicLayer):
+    """A `DynamicLayer` that starts with stored pieces and appends in place: they are copied once, into room for more
+    tokens, and not again with every token as by concatenation. For one sequence; only `update` may change it.
+
+    Args:
+        pieces: keys and values of each, [1, kv_heads, n_tokens, head_dim]; they are left as they are.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[Tensor, ...]] = ()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._pieces = list(pieces)
+        self._length = sum(keys.shape[2] for keys, _ in pieces)
+        self._room: tuple[Tensor, ...] = ()
+
+    def get_seq_length(self) -> int:
+        """See `DynamicLayer`."""
+        return self._length
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `DynamicLayer`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before, self._length = self._length, self._length + key_states.shape[2]
+        if not self._room or self._length > self._room[0].shape[2]:
+            self._grow((key_states, value_states), before)
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, before : self._length] = new
+        self.keys, self.values = (room[:, :, : self._length] for room in self._room)
+        return self.keys, self.values
+
+    def _grow(self, like: tuple[Tensor, ...], before: int) -> None:
+        """Room for an eighth more tokens than there are now, with those of `before` in it."""
+        pieces = self._pieces or [tuple(room[:, :, :before] for room in self._room)] * bool(self._room)
+        size = self._length + max(self._length // 8, 64)
+        rooms = []
+        for n, tensor in enumerate(like):
+            room = tensor.new_empty((*tensor.shape[:2], size, tensor.shape[3]))
+            start = 0
+            for piece in pieces:
+                room[:, :, start : start + piece[n].shape[2]] = piece[n]
+                start += piece[n].shape[2]
+            rooms.append(room)
+        self._room, self._pieces = tuple(rooms), []
+
+
+def growing_cache(parts: Sequence[Layers], n_layers: int) -> DynamicCache:
+    """A cache for one sequence that starts with these parts, each behind the one before it."""
+    cache = DynamicCache()
+    cache.layers.extend(GrowingLayer([part[n] for part in parts]) for n in range(n_layers))
+    return cache
+
+
+def _checked(tensor: Tensor, n_tokens: int) -> Tensor:
+    """The tensor without its gradient's history, if it holds one sequence of so many tokens."""
     if tensor.dim() != 4 or tensor.shape[0] != 1 or tensor.shape[2] != n_tokens:
         raise KVError(
             f"a KV tensor has shape {tuple(tensor.shape)}; [1, kv_heads, {n_tokens}, head_dim] is needed"
         )
-    tensor = tensor.detach()
+    return tensor.detach()
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The tensor itself when it is contiguous and alone in its memory, else a copy that is."""
     if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
         return tensor
     return tensor.clone(memory_format=contiguous_format)

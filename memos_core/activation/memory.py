@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from memos_core.activation.keys import Source, Tier, Tokens, merge_sources
-from memos_core.activation.kv import KVPrefix, Layers, cache_of
+from memos_core.activation.kv import KVPrefix, Layers, alone, cache_of, growing_cache
 from memos_core.activation.radix import Ids, Node
 
 
@@ -68,6 +68,10 @@ class Held:
     def cache(self) -> DynamicCache:
         """A fresh cache that starts with these tokens. A generation on it leaves what is stored as it is."""
         return cache_of(self.layers())
+
+    def growing_cache(self) -> DynamicCache:
+        """The same for one sequence: quicker, but only the model's forward passes may change it."""
+        return growing_cache(self.parts, len(self.parts[0]))
 
 
 class MemoryTier:
@@ -136,8 +140,7 @@ class MemoryTier:
     def _append(self, parent: Run, prefix: KVPrefix, n: int, n_tokens: int) -> Run:
         """A run of the prefix's tokens from `n` on, behind `parent`."""
         run = Run(np.asarray(prefix.tokens[n:n_tokens], dtype=np.int64), parent)
-        whole = n == 0 and n_tokens == len(prefix.tokens)
-        run.layers = prefix.layers if whole else _slice(prefix.layers, n, n_tokens)
+        run.layers = _slice(prefix.layers, n, n_tokens)
         run.salt, run.sources = prefix.salt, prefix.derived_from
         self._touch([run])
         self.used += run.nbytes
@@ -249,7 +252,4 @@ def _views(layers: Layers, n: int) -> Layers:
 
 def _slice(layers: Layers, start: int, end: int) -> Layers:
     """Some tokens' KV as tensors of their own."""
-    return tuple(
-        tuple(t[:, :, start:end].clone(memory_format=torch.contiguous_format) for t in layer)
-        for layer in layers
-    )
+    return tuple(tuple(alone(tensor[:, :, start:end]) for tensor in layer) for layer in layers)

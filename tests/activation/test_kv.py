@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from memos_core.activation import (
     Identity,
@@ -21,6 +21,7 @@ from memos_core.activation import (
     tokenizer_fingerprint,
 )
 from memos_core.activation.digest import digest_tensors
+from memos_core.activation.kv import growing_cache
 from memos_core.errors import KVError
 
 from .tiny import TEMPLATE, kv_digest, make_kv, make_model, make_tokenizer
@@ -169,4 +170,24 @@ except MissingExtra as err:
     assert (
         run(code)
         == "torch is not installed; in the MemOS checkout, run: pip install -c constraints.txt -e '.[hf]'"
+    )
+
+
+def test_a_growing_cache_says_what_a_dynamic_one_says_and_leaves_what_it_began_with() -> None:
+    parts = [make_kv(40).layers, make_kv(3, start=50).layers, make_kv(90, start=60).layers]
+    before = [t.clone() for part in parts for layer in part for t in layer]
+    grown = growing_cache(parts, len(parts[0]))
+    plain = DynamicCache()
+    for n in range(len(parts[0])):
+        for part in parts:
+            plain.update(*part[n], n)
+    for step in (5, 1, 1, 200, 1):
+        for n, (keys, values) in enumerate(make_kv(step, start=1000 + step).layers):
+            for ours, theirs in zip(
+                grown.update(keys, values, n), plain.update(keys, values, n), strict=True
+            ):
+                assert torch.equal(ours, theirs)
+        assert grown.get_seq_length() == plain.get_seq_length()
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (t for p in parts for la in p for t in la), strict=True)
     )
