@@ -205,8 +205,11 @@ class ActivationEngine:
         ids, salt, since = self._checked(tokens), salt_for(scope), self.store.clock
         hit = self.store.find(salt, ids)
         sources = merge_sources(derived_from, hit.derived_from if hit else ())
-        cache = hit.growing_cache() if hit else self._empty_cache()
-        for start in range(hit.n_tokens if hit else 0, len(ids), CHUNK):
+        known = hit.n_tokens if hit else 0
+        cache = (
+            self._empty_cache() if hit is None else hit.cache() if known == len(ids) else hit.growing_cache()
+        )
+        for start in range(known, len(ids), CHUNK):
             self._forward(cache, ids[start : start + CHUNK], background=True, give_up=should_yield)
             if should_yield is not None and start + CHUNK < len(ids):
                 should_yield()

@@ -106,19 +106,47 @@ def cache_of(layers: Layers) -> DynamicCache:
     return cache
 
 
+class _Room:
+    """Memory for the keys and values of all layers of one sequence, in one piece: allocating a piece for each takes an
+    accelerator longer than a short forward pass."""
+
+    def __init__(self, n_layers: int) -> None:
+        self._n_layers = n_layers
+        self._whole: Tensor | None = None  # [layers, 2, 1, heads, size, dim]
+
+    def of(self, layer: int, keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Room for `length` tokens of a layer, and an eighth more. What was in it before is not in it any more."""
+        size = length + max(length // 8, 64)
+        if keys.shape != values.shape or (self._whole is not None and not _fits(self._whole, keys)):
+            return _empty(keys, size), _empty(values, size)
+        if self._whole is None or length > self._whole.shape[4]:
+            self._whole = keys.new_empty((self._n_layers, 2, *keys.shape[:2], size, keys.shape[3]))
+        return self._whole[layer, 0], self._whole[layer, 1]
+
+
+def _fits(whole: Tensor, keys: Tensor) -> bool:
+    """Whether a layer is like the first one."""
+    return whole.shape[2:4] == keys.shape[:2] and whole.shape[5] == keys.shape[3]
+
+
+def _empty(like: Tensor, size: int) -> Tensor:
+    return like.new_empty((*like.shape[:2], size, like.shape[3]))
+
+
 class GrowingLayer(DynamicLayer):
     """A `DynamicLayer` that starts with stored pieces and appends in place: they are copied once, into room for more
     tokens, and not again with every token as by concatenation. For one sequence; only `update` may change it.
 
     Args:
+        room: shared with the other layers. layer: which one this is.
         pieces: keys and values of each, [1, kv_heads, n_tokens, head_dim]; they are left as they are.
     """
 
-    def __init__(self, pieces: Sequence[tuple[Tensor, ...]] = ()) -> None:
+    def __init__(self, room: _Room, layer: int, pieces: Sequence[tuple[Tensor, ...]] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._pieces = list(pieces)
+        self._room, self._layer, self._pieces = room, layer, list(pieces)
         self._length = sum(keys.shape[2] for keys, _ in pieces)
-        self._room: tuple[Tensor, ...] = ()
+        self._mine: tuple[Tensor, ...] = ()
 
     def get_seq_length(self) -> int:
         """See `DynamicLayer`."""
@@ -131,32 +159,30 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before, self._length = self._length, self._length + key_states.shape[2]
-        if not self._room or self._length > self._room[0].shape[2]:
-            self._grow((key_states, value_states), before)
-        for room, new in zip(self._room, (key_states, value_states), strict=True):
+        if not self._mine or self._length > self._mine[0].shape[2]:
+            self._grow(key_states, value_states, before)
+        for room, new in zip(self._mine, (key_states, value_states), strict=True):
             room[:, :, before : self._length] = new
-        self.keys, self.values = (room[:, :, : self._length] for room in self._room)
+        self.keys, self.values = (room[:, :, : self._length] for room in self._mine)
         return self.keys, self.values
 
-    def _grow(self, like: tuple[Tensor, ...], before: int) -> None:
-        """Room for an eighth more tokens than there are now, with those of `before` in it."""
-        pieces = self._pieces or [tuple(room[:, :, :before] for room in self._room)] * bool(self._room)
-        size = self._length + max(self._length // 8, 64)
-        rooms = []
-        for n, tensor in enumerate(like):
-            room = tensor.new_empty((*tensor.shape[:2], size, tensor.shape[3]))
-            start = 0
-            for piece in pieces:
-                room[:, :, start : start + piece[n].shape[2]] = piece[n]
-                start += piece[n].shape[2]
-            rooms.append(room)
-        self._room, self._pieces = tuple(rooms), []
+    def _grow(self, keys: Tensor, values: Tensor, before: int) -> None:
+        """Move into a larger room."""
+        pieces = self._pieces or ([tuple(old[:, :, :before] for old in self._mine)] if self._mine else [])
+        self._mine, self._pieces = self._room.of(self._layer, keys, values, self._length), []
+        start = 0
+        for piece in pieces:
+            end = start + piece[0].shape[2]
+            for room, old in zip(self._mine, piece, strict=True):
+                room[:, :, start:end] = old
+            start = end
 
 
 def growing_cache(parts: Sequence[Layers], n_layers: int) -> DynamicCache:
-    """A cache for one sequence that starts with these parts, each behind the one before it."""
-    cache = DynamicCache()
-    cache.layers.extend(GrowingLayer([part[n] for part in parts]) for n in range(n_layers))
+    """A cache for one sequence that starts with these parts, each behind the one before it; they may lie on another
+    device."""
+    cache, room = DynamicCache(), _Room(n_layers)
+    cache.layers.extend(GrowingLayer(room, n, [part[n] for part in parts]) for n in range(n_layers))
     return cache
 
 
