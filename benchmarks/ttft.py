@@ -4,9 +4,10 @@
 
 Rows: cells of the MemOS paper's table (arXiv 2507.03724, section 6.3): tokens of context and of query. Columns:
 `full`, transformers' own `generate` without any cache (the peer); `memory`, ours with the context's KV in memory (on
-the model's device); `disk`, ours in a new process with the KV on disk only; `floor`, the same forward pass over the
-query with the cache already in place, which nothing that computes the query can beat. Medians, taken in turn. `saved`
-is memory against full, `floor saved` what the floor would save, `paper` the best saving in the paper's column.
+the model's device); `host`, where that is an accelerator, with the KV in the memory of its host; `disk`, ours in a new
+process with the KV on disk only; `floor`, the same forward pass over the query with the cache already in place, which
+nothing that computes the query can beat. Medians, taken in turn. `saved` is memory against full, `floor saved` what the
+floor would save, `paper` the best saving in the paper's column.
 
 `--model random-7b` makes a model of Mistral-7B's shape with random weights in bfloat16, for a GPU; its tokens mean
 nothing, its times do.
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import parser, show
-from memos_core.activation import ActivationEngine, GenerateOptions, KVPrefix, LoadedModel
+from memos_core.activation import ActivationEngine, GenerateOptions, KVPrefix, LoadedModel, load_model
 from memos_core.cube import Scope
 
 PAPER = {
@@ -107,10 +108,10 @@ class Bench:
         for _ in range(rounds):
             disk = self._from_disk(cells)
             for cell in cells:
-                found = times.setdefault(cell, {"full": [], "memory": [], "disk": [], "floor": []})
-                found["disk"].append(disk.pop(0))
+                found = times.setdefault(cell, {})
+                found.setdefault("disk", []).append(disk.pop(0))
                 for name, way in self._ways(cell, prefixes[cell]).items():
-                    found[name].append(way())
+                    found.setdefault(name, []).append(way())
         return [
             _row(cell, {name: statistics.median(t) for name, t in found.items()})
             for cell, found in times.items()
@@ -124,23 +125,35 @@ class Bench:
         tokens = tokens_of(self.engine, cell)
         ids = torch.tensor([tokens], device=model.device)
         mask = torch.ones_like(ids)
-        return {
+        ways = {
             "full": lambda: _timed(
                 lambda: model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
             ),
-            "memory": lambda: self._from_memory(tokens, context),
+            "memory": lambda: self._ours(tokens, context, "memory"),
             "floor": lambda: _timed(
                 lambda: model(
                     input_ids=ids[:, context:], past_key_values=prefix.cache(context), logits_to_keep=1
                 )
             ),
         }
+        if model.device.type != "cpu":
+            ways["host"] = lambda: self._from_host(tokens, context)
+        return ways
 
-    def _from_memory(self, tokens: list[int], context: int) -> float:
+    def _ours(self, tokens: list[int], context: int, tier: str) -> float:
         usage = self.engine.generate(tokens, SCOPE, ONE)[1]
-        if usage.tier != "memory" or usage.cached_tokens != context:
-            raise SystemExit(f"expected {context} tokens from memory, got {usage}")
+        if usage.tier != tier or usage.cached_tokens != context:
+            raise SystemExit(f"expected {context} tokens from {tier}, got {usage}")
         return usage.ttft_s
+
+    def _from_host(self, tokens: list[int], context: int) -> float:
+        store = self.engine.store
+        store.memory_budget = 0  # what is on the device moves over
+        try:
+            return self._ours(tokens, context, "host")
+        finally:
+            store.memory_budget = BUDGET
+            self.engine.prefill(tokens[:context], SCOPE)  # and back
 
     def _from_disk(self, cells: list[tuple[int, int]]) -> list[float]:
         options = self._options
@@ -155,7 +168,7 @@ def _row(cell: tuple[int, int], medians: dict[str, float]) -> dict[str, Any]:
     return {
         "context": cell[0],
         "query": cell[1],
-        **medians,
+        **{name: medians[name] for name in ("full", "memory", "host", "disk", "floor") if name in medians},
         "saved": 1 - medians["memory"] / medians["full"],
         "floor saved": 1 - medians["floor"] / medians["full"],
         "paper": PAPER[cell],

@@ -25,7 +25,8 @@ _ENGINE = {  # of `ActivationEngine.stats`
 }
 _HELD = {
     "entries": "KV prefixes in memory.",
-    "memory_bytes": "Bytes of KV in memory.",
+    "memory_bytes": "Bytes of KV in memory, on the model's device.",
+    "host_bytes": "Bytes of KV in the memory of an accelerator's host.",
     "disk_files": "KV files.",
     "disk_bytes": "Bytes of KV files, of all models.",
 }
@@ -77,5 +78,6 @@ class MemOSCollector(Collector):
             yield GaugeMetricFamily(f"memos_kv_{name}", text, value=figures[name])
         budget: Any = GaugeMetricFamily("memos_kv_budget_bytes", "Bytes that KV may take.", labels=["tier"])
         budget.add_metric(["memory"], engine.store.memory_budget)
+        budget.add_metric(["host"], engine.store.host_budget)
         budget.add_metric(["disk"], engine.store.disk_budget)
         yield budget

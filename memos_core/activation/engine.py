@@ -21,6 +21,7 @@ from memos_core.activation.fingerprint import model_fingerprint, tokenizer_finge
 from memos_core.activation.keys import Identity, Source, Tier, merge_sources, salt_for, shared_length
 from memos_core.activation.kv import KVPrefix, growing_cache, reuse_refusal
 from memos_core.activation.models import LoadedModel, load_model
+from memos_core.activation.pace import Pace
 from memos_core.activation.request import Chunk, GenerateOptions, Usage
 from memos_core.activation.store import KVStore
 from memos_core.activation.turns import Turns
@@ -36,6 +37,8 @@ STEP = 1024
 """Tokens of a request's prompt per forward pass; between two passes other requests get their turn. Each pass copies the
 KV before it, so that few long ones are quicker."""
 
+_TELLING = 256  # the fewest tokens of a prompt that tell how long one takes
+
 _DEFAULTS = GenerateOptions()
 _FOLLOWERS = ("a", "7", "\n\n", " .")
 
@@ -50,7 +53,8 @@ class ActivationEngine:
     Args:
         loaded: model and tokenizer; the model is put into evaluation mode.
         kv_dir: folder for KV files, shared by all models and processes; None for memory only.
-        memory_budget: bytes of KV in memory.
+        memory_budget: bytes of KV in memory, on the model's device.
+        host_budget: bytes of KV in the host's memory, for what no longer fits an accelerator's; not used on a CPU.
         disk_budget: bytes of files in `kv_dir`.
 
     Raises:
@@ -63,6 +67,7 @@ class ActivationEngine:
         *,
         kv_dir: Path | None = None,
         memory_budget: int = 1 << 30,
+        host_budget: int = 2 << 30,
         disk_budget: int = 4 << 30,
     ) -> None:
         self.name = loaded.name
@@ -89,11 +94,13 @@ class ActivationEngine:
         self.store = KVStore(
             identity,
             memory_budget=memory_budget,
+            host_budget=host_budget if self.model.device.type != "cpu" else 0,
             disk_dir=kv_dir,
             disk_budget=disk_budget,
             device=self.model.device,
         )
         self._turns = Turns()
+        self._pace = Pace()
         self.store.token_bytes = 0 if self.reuse_refused else self._token_bytes()
         self._counts: Counter[str] = Counter(requests=0, hits=0, misses=0, tokens_saved=0, cancelled=0)
         self._counting = threading.Lock()
@@ -105,6 +112,7 @@ class ActivationEngine:
         *,
         kv_dir: Path | None = None,
         memory_budget: int = 1 << 30,
+        host_budget: int = 2 << 30,
         disk_budget: int = 4 << 30,
         dtype: str = "float32",
         device: str | None = "auto",
@@ -112,7 +120,13 @@ class ActivationEngine:
     ) -> ActivationEngine:
         """Load a model by name (`load_model`) and give it memory."""
         loaded = load_model(name, dtype=dtype, device=device, cache_dir=cache_dir)
-        return cls(loaded, kv_dir=kv_dir, memory_budget=memory_budget, disk_budget=disk_budget)
+        return cls(
+            loaded,
+            kv_dir=kv_dir,
+            memory_budget=memory_budget,
+            host_budget=host_budget,
+            disk_budget=disk_budget,
+        )
 
     # Tokens
 
@@ -343,10 +357,11 @@ class ActivationEngine:
         """Look up, decode, keep."""
         since = self.store.clock
         looks = options.reuse and not self.reuse_refused
-        hit = self.store.find(salt, ids[:-1]) if looks else None
+        hit = self.store.find(salt, ids[:-1], token_s=self._pace.token_s) if looks else None
         cached = hit.n_tokens if hit else 0
         self._count(requests=1, hits=bool(hit), misses=looks and not hit, tokens_saved=cached)
         cache = hit.growing_cache() if hit else self._empty_cache()
+        begun = time.perf_counter()
         work = Decoding(
             ids,
             cached,
@@ -369,6 +384,8 @@ class ActivationEngine:
                 self.store.put(self._prefix(cache, salt, work.computed, sources, own=False), since=since)
         assert work.finish is not None
         ended = time.perf_counter()
+        if work.first_at is not None and len(ids) - cached >= _TELLING:
+            self._pace.took(len(ids) - cached, work.first_at - begun)
         yield work.last(
             Usage(
                 prompt_tokens=len(ids),

@@ -19,8 +19,8 @@ from memos_core.cube.scope import Scope
 
 Tokens = Sequence[int] | NDArray[np.int64]
 
-Tier = Literal["none", "memory", "disk"]
-"""Where stored KV was found."""
+Tier = Literal["none", "memory", "host", "disk"]
+"""Where stored KV was found: on the model's device, in the memory of an accelerator's host, or in a file."""
 
 BLOCK = 32
 """Tokens per block of the chain hash, and the least gain for which a file is read from disk."""

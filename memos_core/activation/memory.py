@@ -1,11 +1,12 @@
-"""The memory tier: KV of token sequences that begin alike, each beginning held once, within a budget."""
+"""KV in memory: of token sequences that begin alike each beginning once, on the model's device and, where that is an
+accelerator, in the host's memory too, each within a budget."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ class Run(Node):
     sources: tuple[Source, ...] = ()
     key: str = ""  # of the prefix that ends here, if one was put
     pinned: bool = False
+    on_host: bool = False
     used: int = 0  # when it was last used: larger is later
 
     @property
@@ -36,6 +38,7 @@ class Run(Node):
         """See `Node.front`. The sources of both parts are those of the whole: nobody noted where which text is."""
         front = super().front(n)
         front.salt, front.sources, front.used = self.salt, self.sources, self.used
+        front.on_host = self.on_host
         front.layers, self.layers = _slice(self.layers, 0, n), _slice(self.layers, n, len(self.ids))
         return front
 
@@ -46,7 +49,7 @@ class Held:
 
     Args:
         n_tokens: how many of its tokens.
-        tier: where they were found.
+        tier: where they were found: "host" if any of them was there. device: where the model is.
         derived_from: the cubes (id, version) whose text may be among them.
         parts: their KV, piece after piece.
     """
@@ -55,12 +58,14 @@ class Held:
     tier: Tier
     derived_from: tuple[Source, ...]
     parts: tuple[Layers, ...]
+    device: str | torch.device = "cpu"
 
     def layers(self) -> Layers:
         """The KV of all its tokens: the stored tensors themselves where they lie in one piece, else a copy."""
-        if len(self.parts) == 1:
-            return self.parts[0]
-        joined = zip(*self.parts, strict=True)
+        parts = [_moved(part, self.device) for part in self.parts]
+        if len(parts) == 1:
+            return parts[0]
+        joined = zip(*parts, strict=True)
         return tuple(
             tuple(torch.cat(pieces, dim=2) for pieces in zip(*layer, strict=True)) for layer in joined
         )
@@ -78,13 +83,15 @@ class MemoryTier:
     """Runs of KV in a radix tree for each owner. Not locked: the store does that.
 
     Args:
-        budget: bytes.
+        budget: bytes on the model's device. host_budget: bytes in the host's memory, where what is evicted from the
+            device goes.
+        device: the model's.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, budget: int, host_budget: int = 0, device: str | torch.device = "cpu") -> None:
+        self.budget, self.host_budget, self.device = budget, host_budget, device
         self.worth: Callable[[str, Ids], float] | None = None
-        self.used = 0
+        self.used = self.host_used = 0
         self.evictions = 0
         self._roots: dict[str, Run] = {}
         self._keys: dict[str, Run] = {}
@@ -111,7 +118,9 @@ class MemoryTier:
         last = path[-1]
         inside = n - last.start
         parts.append(last.layers if inside == len(last.ids) else _views(last.layers, inside))
-        return Held(n, "memory", merge_sources(*(run.sources for run in path)), tuple(parts))
+        tier: Tier = "host" if any(run.on_host for run in path) else "memory"
+        sources = merge_sources(*(run.sources for run in path))
+        return Held(n, tier, sources, tuple(parts), self.device)
 
     def put(self, prefix: KVPrefix, n_tokens: int, *, pin: bool) -> bool:
         """Keep the first tokens of a prefix; what of them is here already is not stored again.
@@ -125,8 +134,15 @@ class MemoryTier:
         path = end.path()
         self._touch(path)
         need = sum(t[:, :, n:n_tokens].nbytes for layer in prefix.layers for t in layer)
-        if not self._make_room(need, path):
+        fixed = self._fixed(path)
+        held = sum(run.nbytes for run in self.runs() if id(run) in fixed and not run.on_host)
+        away = [run for run in path if run.on_host]
+        if held + need + sum(run.nbytes for run in away) <= self.budget:
+            for run in away:
+                self._place(run, _slice(prefix.layers, run.start, run.end), on_host=False)
+        elif held + need > self.budget:
             return False
+        self._evict(need, fixed)
         self._roots[prefix.salt] = root
         if n < n_tokens:
             end = self._append(end, prefix, n, n_tokens)
@@ -143,40 +159,65 @@ class MemoryTier:
         run.layers = _slice(prefix.layers, n, n_tokens)
         run.salt, run.sources = prefix.salt, prefix.derived_from
         self._touch([run])
-        self.used += run.nbytes
+        self._count(run, 1)
         return run
 
-    def _make_room(self, nbytes: int, path: Collection[Run]) -> bool:
-        """Evict until so many bytes fit, but none of `path`; nothing happens when they never will."""
-        fixed = {id(run) for run in path}
-        fixed.update(id(run) for pinned in self.runs() if pinned.pinned for run in pinned.path())
-        if nbytes + sum(run.nbytes for run in self.runs() if id(run) in fixed) > self.budget:
-            return False
-        self._evict(nbytes, fixed)
-        return True
+    def _fixed(self, path: Collection[Run] = ()) -> set[int]:
+        """What is not evicted: these runs, what is pinned, and what stands in front of it."""
+        pinned = (run for end in self.runs() if end.pinned for run in end.path())
+        return {id(run) for run in chain(path, pinned)}
 
     def trim(self) -> None:
-        """Evict what is over the budget, except what is pinned."""
-        self._evict(0, {id(run) for pinned in self.runs() if pinned.pinned for run in pinned.path()})
+        """Evict what is over a budget, except what is pinned."""
+        fixed = self._fixed()
+        self._evict(0, fixed)
+        self._evict_from_host(0, fixed)
 
     def _evict(self, nbytes: int, fixed: Collection[int]) -> None:
-        """Evict ends of chains, the least worth first, among equals the least recently used."""
+        """Move ends of chains to the host's memory, or drop them: the least worth first, among equals the least
+        recently used."""
         if self.used + nbytes <= self.budget:
             return
-        ends = [self._rank(run) for run in self.runs() if not run.children and id(run) not in fixed]
+
+        def is_end(run: Run) -> bool:
+            behind = run.children.values()
+            return not run.on_host and id(run) not in fixed and all(child.on_host for child in behind)
+
+        ends = [self._rank(run) for run in self.runs() if is_end(run)]
         heapq.heapify(ends)
         while ends and self.used + nbytes > self.budget:
             *_, run = heapq.heappop(ends)
             parent = run.parent
-            self.remove(run)
+            if run.nbytes <= self.host_budget and self._evict_from_host(run.nbytes, fixed):
+                self._place(run, _on_host(run.layers), on_host=True)
+            else:
+                self.remove(run)
             self.evictions += 1
-            if (
-                parent is not None
-                and parent.parent is not None
-                and not parent.children
-                and id(parent) not in fixed
-            ):
+            if parent is not None and parent.parent is not None and is_end(parent):
                 heapq.heappush(ends, self._rank(parent))
+
+    def _evict_from_host(self, nbytes: int, fixed: Collection[int]) -> bool:
+        """Drop what is worth least there; whether so many bytes fit then."""
+        if self.host_used + nbytes > self.host_budget:
+            leaves = (r for r in self.runs() if r.on_host and not r.children and id(r) not in fixed)
+            ends = sorted(self._rank(run) for run in leaves)
+            for *_, run in ends:
+                if self.host_used + nbytes <= self.host_budget:
+                    break
+                self.remove(run)
+        return self.host_used + nbytes <= self.host_budget
+
+    def _place(self, run: Run, layers: Layers, *, on_host: bool) -> None:
+        """Hold a run's KV in other tensors, on the other side."""
+        self._count(run, -1)
+        run.layers, run.on_host = layers, on_host
+        self._count(run, 1)
+
+    def _count(self, run: Run, sign: int) -> None:
+        if run.on_host:
+            self.host_used += sign * run.nbytes
+        else:
+            self.used += sign * run.nbytes
 
     def _rank(self, run: Run) -> tuple[float, int, int, Run]:
         worth = self.worth(run.salt, run.tokens()) if self.worth is not None else 0.0
@@ -188,7 +229,7 @@ class MemoryTier:
         path, n = root.walk(tokens) if root else ([], 0)
         if n <= keep:
             return 0
-        before = self.used
+        before = self.used + self.host_used
         first = next(run for run in path if run.end > keep)
         if keep > first.start:
             first.divide(keep - first.start)
@@ -196,12 +237,12 @@ class MemoryTier:
             if not run.children and not run.pinned:
                 self.remove(run)
                 self.evictions += 1
-        return before - self.used
+        return before - self.used - self.host_used
 
     def remove(self, run: Run) -> None:
         """Take a run, and what stands behind it, out."""
         for gone in run.below():
-            self.used -= gone.nbytes
+            self._count(gone, -1)
             if gone.key and self._keys.get(gone.key) is gone:
                 del self._keys[gone.key]
         run.remove()
@@ -253,3 +294,15 @@ def _views(layers: Layers, n: int) -> Layers:
 def _slice(layers: Layers, start: int, end: int) -> Layers:
     """Some tokens' KV as tensors of their own."""
     return tuple(tuple(alone(tensor[:, :, start:end]) for tensor in layer) for layer in layers)
+
+
+def _moved(layers: Layers, device: str | torch.device) -> Layers:
+    return tuple(tuple(tensor.to(device) for tensor in layer) for layer in layers)
+
+
+def _on_host(layers: Layers) -> Layers:
+    """Copies in the host's memory, page-locked where that makes the way back quick."""
+    return tuple(
+        tuple(torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda).copy_(t) for t in layer)
+        for layer in layers
+    )

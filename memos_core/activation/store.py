@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from memos_core.activation.header import KVFile
 from memos_core.activation.keys import BLOCK, Identity, Source, chain_hashes, shared_length
 from memos_core.activation.kv import KVPrefix
 from memos_core.activation.memory import Held, MemoryTier
+from memos_core.activation.pace import Pace
 from memos_core.activation.radix import Chain, Ids
 from memos_core.errors import InvalidArgument, KVError, KVMismatch
 
@@ -30,7 +32,8 @@ class KVStore:
 
     Args:
         identity: the model, tokenizer and dtype everything in here belongs to.
-        memory_budget: bytes of KV in memory.
+        memory_budget: bytes of KV on `device`.
+        host_budget: bytes of KV in the host's memory, for what leaves an accelerator's.
         disk_dir: folder of the files, or None for no disk tier.
         disk_budget: bytes of files under `disk_dir`, all models together.
         device: where KV read from disk should be.
@@ -42,18 +45,20 @@ class KVStore:
         identity: Identity,
         *,
         memory_budget: int = 1 << 30,
+        host_budget: int = 0,
         disk_dir: Path | None = None,
         disk_budget: int = 4 << 30,
         device: str | torch.device = "cpu",
         token_bytes: int = 0,
     ) -> None:
-        if memory_budget < 0 or disk_budget < 0:
-            raise InvalidArgument("memory_budget and disk_budget are bytes; pass 0 or more")
+        if min(memory_budget, host_budget, disk_budget) < 0:
+            raise InvalidArgument("memory_budget, host_budget and disk_budget are bytes; pass 0 or more")
         self.identity = identity
         self.token_bytes = token_bytes
         self.disk = None if disk_dir is None else DiskTier(Path(disk_dir), identity, disk_budget, device)
         self._lock = threading.RLock()
-        self._memory = MemoryTier(memory_budget)
+        self._memory = MemoryTier(memory_budget, host_budget, device)
+        self._pace = Pace()
         self._clock = 0
         self._dropped: OrderedDict[str, int] = OrderedDict()
         self._forgotten = 0  # until when it is no longer known what was dropped
@@ -77,6 +82,11 @@ class KVStore:
             self._memory.trim()
 
     @property
+    def host_budget(self) -> int:
+        """Bytes of KV in the host's memory beside an accelerator; 0 where the model runs on the CPU."""
+        return self._memory.host_budget
+
+    @property
     def disk_budget(self) -> int:
         """Bytes of files that all models together may take; 0 without a disk tier."""
         return self.disk.budget if self.disk else 0
@@ -94,12 +104,13 @@ class KVStore:
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counters: entries, memory_bytes, disk_files, disk_bytes, evictions, damaged."""
+        """Counters: entries, memory_bytes, host_bytes, disk_files, disk_bytes, evictions, damaged."""
         files, nbytes = (len(self.disk.files()), self.disk.nbytes()) if self.disk else (0, 0)
         with self._lock:
             return {
                 "entries": len(self._memory),
                 "memory_bytes": self._memory.used,
+                "host_bytes": self._memory.host_used,
                 "disk_files": files,
                 "disk_bytes": nbytes,
                 "evictions": self._memory.evictions,
@@ -118,20 +129,28 @@ class KVStore:
         with self._lock:
             return self._memory.match(salt, tokens)
 
-    def find(self, salt: str, tokens: Sequence[int]) -> Held | None:
+    def find(self, salt: str, tokens: Sequence[int], *, token_s: float | None = None) -> Held | None:
         """`match`, and where a file has at least one block more, what that file has of these tokens, in memory then.
 
         A damaged file is a miss: it is logged, counted in `stats`, and not offered again.
+
+        Args:
+            token_s: seconds to compute a token: a file that would take longer to read than what it saves is left.
         """
         hit = self.match(salt, tokens)
         clock = self._clock
-        more = (hit.n_tokens if hit else 0) + BLOCK
-        for about in self.disk.candidates(salt, tokens, more) if self.disk else ():
+        known = hit.n_tokens if hit else 0
+        for about in self.disk.candidates(salt, tokens, known + BLOCK) if self.disk else ():
+            gain = shared_length(about.tokens(), tokens) - known
+            if token_s is not None and not self._pace.pays(about.n_tokens, gain * token_s):
+                continue
+            started = time.perf_counter()
             prefix = self._load_or_report(about)
             if prefix is not None and self._current(prefix.derived_from, clock):
+                self._pace.took(prefix.n_tokens, time.perf_counter() - started)
                 n = shared_length(prefix.tokens, tokens)
                 self.put(prefix, n_tokens=n, since=clock)
-                return Held(n, "disk", prefix.derived_from, (prefix.cut(n),))
+                return Held(n, "disk", prefix.derived_from, (prefix.cut(n),), self._memory.device)
         return hit
 
     def _load_or_report(self, about: KVFile) -> KVPrefix | None:

@@ -61,6 +61,11 @@ class Tiers(Protocol):
     worth: Callable[[str, Ids], float] | None
 
     @property
+    def host_budget(self) -> int:
+        """Bytes beside an accelerator's memory; 0 without one."""
+        ...
+
+    @property
     def disk_budget(self) -> int:
         """Bytes of files; 0 without a disk tier."""
         ...

@@ -108,7 +108,8 @@ class Keeper:
         forecasts = dict(zip(homes, self._predictor.forecast(homes, at), strict=True))
         forest = Forest(forecasts, self._prefixes, tiers)
         costs = replace(self._costs, token_bytes=tiers.token_bytes or self._costs.token_bytes)
-        moves = plan(forest.segments(), memory=tiers.memory_budget, disk=tiers.disk_budget, costs=costs)
+        memory = tiers.memory_budget + tiers.host_budget
+        moves = plan(forest.segments(), memory=memory, disk=tiers.disk_budget, costs=costs)
         steps = forest.steps(moves)
         tiers.worth = forest.worth
         return steps

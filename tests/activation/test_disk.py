@@ -443,3 +443,16 @@ def test_the_header_is_readable_by_anything_that_reads_safetensors(store: KVStor
     assert header["tokens"]["dtype"] == "I64"
     assert header["__metadata__"]["derived_from"] == '[["a", 1]]'
     assert header["layers.1.value"]["shape"] == [1, 2, 40, 8]
+
+
+def test_a_file_that_takes_longer_to_read_than_to_compute_is_left_and_tried_again(
+    store: KVStore, kv_dir: Path
+) -> None:
+    store.save(make_kv(160))
+    other = KVStore(IDENTITY, disk_dir=kv_dir, memory_budget=0)
+    assert other.find("salt", range(160), token_s=0.0) is not None  # how long it takes is not known yet
+    assert other.find("salt", range(160), token_s=1e-12) is None
+    assert other.find("salt", range(160), token_s=1.0) is not None
+    assert other.find("salt", range(160)) is not None
+    tries = [other.find("salt", range(160), token_s=1e-7) for _ in range(200)]
+    assert any(tries)

@@ -59,11 +59,12 @@ def numbered(tokens: list[int]) -> KVPrefix:
         max_size=25,
     ),
     st.lists(st.integers(0, 1), min_size=1, max_size=14),
+    st.sampled_from([0, 9, 40]),
 )
 def test_whatever_was_put_cut_and_evicted_a_hit_is_the_kv_of_just_these_tokens(
-    steps: list[tuple[str, list[int]]], tokens: list[int]
+    steps: list[tuple[str, list[int]]], tokens: list[int], host: int
 ) -> None:
-    kept = KVStore(IDENTITY, memory_budget=30 * 16)
+    kept = KVStore(IDENTITY, memory_budget=30 * 16, host_budget=host * 16)
     pinned: list[list[int]] = []
     for step, ids in steps:
         if step == "cut":
@@ -75,7 +76,8 @@ def test_whatever_was_put_cut_and_evicted_a_hit_is_the_kv_of_just_these_tokens(
             kept.memory_budget = 16 * (10 + 2 * len(ids))
         elif kept.put(numbered(ids), pin=step == "pin") and step == "pin":
             pinned.append(ids)
-        assert kept.stats["memory_bytes"] == sum(kept.usage().values())
+        assert kept.stats["memory_bytes"] + kept.stats["host_bytes"] == sum(kept.usage().values())
+        assert kept.stats["host_bytes"] <= host * 16
         assert pinned or kept.stats["memory_bytes"] <= kept.memory_budget
         for ids in pinned:
             hit = kept.match("salt", ids)
@@ -264,3 +266,30 @@ def test_many_threads() -> None:
         thread.join()
     assert errors == []
     assert kept.stats["memory_bytes"] <= 300 * TOKEN_BYTES
+
+
+def test_what_leaves_an_accelerator_waits_on_its_host_and_comes_back() -> None:
+    kept = KVStore(IDENTITY, memory_budget=100 * TOKEN_BYTES, host_budget=100 * TOKEN_BYTES)
+    a, b = make_kv(80), make_kv(80, start=1000)
+    kept.put(a)
+    kept.put(b)
+    assert (kept.stats["memory_bytes"], kept.stats["host_bytes"]) == (80 * TOKEN_BYTES, 80 * TOKEN_BYTES)
+    hit = kept.match("salt", a.tokens)
+    assert hit is not None
+    assert (hit.tier, hit.n_tokens) == ("host", 80)
+    assert all(
+        torch.equal(x, y)
+        for got, want in zip(hit.layers(), a.layers, strict=True)
+        for x, y in zip(got, want, strict=True)
+    )
+    kept.put(a)  # a request that used it ends
+    hit = kept.match("salt", a.tokens)
+    assert hit is not None
+    assert hit.tier == "memory"
+    hit = kept.match("salt", b.tokens)
+    assert hit is not None
+    assert hit.tier == "host"
+    kept.put(make_kv(90, start=2000))
+    assert kept.match("salt", b.tokens) is None  # the host is full, too
+    assert kept.drop(salts=["salt"]) == 2
+    assert kept.stats["host_bytes"] == 0
