@@ -100,9 +100,8 @@ class Bench:
     def rows(self, cells: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
         """Each cell measured in so many rounds."""
         prefixes = {cell: self._prefill(cell) for cell in [*cells, WARM_UP]}
-        for way in self._ways(
-            WARM_UP, prefixes[WARM_UP]
-        ).values():  # the first passes of a process are slower
+        warm_up = self._ways(WARM_UP, prefixes[WARM_UP])
+        for way in warm_up.values():  # the first passes of a process are slower
             way()
         times: dict[tuple[int, int], dict[str, list[float]]] = {}
         for _ in range(rounds):
@@ -129,7 +128,7 @@ class Bench:
             "full": lambda: _timed(
                 lambda: model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
             ),
-            "memory": lambda: self._ours(tokens, context, "memory"),
+            "memory": lambda: self._from_memory(tokens, context),
             "floor": lambda: _timed(
                 lambda: model(
                     input_ids=ids[:, context:], past_key_values=prefix.cache(context), logits_to_keep=1
@@ -146,14 +145,16 @@ class Bench:
             raise SystemExit(f"expected {context} tokens from {tier}, got {usage}")
         return usage.ttft_s
 
+    def _from_memory(self, tokens: list[int], context: int) -> float:
+        self.engine.prefill(tokens[:context], SCOPE)  # back from the host
+        return self._ours(tokens, context, "memory")
+
     def _from_host(self, tokens: list[int], context: int) -> float:
-        store = self.engine.store
-        store.memory_budget = 0  # what is on the device moves over
+        self.engine.store.memory_budget = 0  # what is on the device moves over
         try:
             return self._ours(tokens, context, "host")
         finally:
-            store.memory_budget = BUDGET
-            self.engine.prefill(tokens[:context], SCOPE)  # and back
+            self.engine.store.memory_budget = BUDGET
 
     def _from_disk(self, cells: list[tuple[int, int]]) -> list[float]:
         options = self._options
@@ -193,12 +194,9 @@ def _finish() -> None:
 
 def open_engine(model: str, device: str, folder: Path) -> ActivationEngine:
     """The engine to measure, the same in every process."""
-    if model not in SHAPES:
-        return ActivationEngine.open(
-            model, device=device, kv_dir=folder, memory_budget=BUDGET, disk_budget=BUDGET
-        )
+    loaded = random_model(model, device) if model in SHAPES else load_model(model, device=device)
     return ActivationEngine(
-        random_model(model, device), kv_dir=folder, memory_budget=BUDGET, disk_budget=BUDGET
+        loaded, kv_dir=folder, memory_budget=BUDGET, host_budget=BUDGET, disk_budget=BUDGET
     )
 
 
