@@ -62,7 +62,7 @@ class ChatTurn:
     ) -> None:
         self._view, self._options, self._remember = view, options, remember
         self._messages = [dict(message) for message in messages]
-        self._engine = view.engine  # loaded first: how much memory fits depends on it
+        self._engine = view.generator  # loaded first: how much memory fits depends on it
         self.prompt = view.prompt(self._messages, k=recall_k, room_for=options.max_new_tokens)
 
     @classmethod

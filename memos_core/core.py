@@ -19,7 +19,9 @@ from memos_core.scheduler import MemScheduler
 from memos_core.vault import CubeFilter, Vault
 
 if TYPE_CHECKING:
-    from memos_core.activation import ActivationEngine
+    from memos_core.activation import ActivationEngine, ServedEngine
+
+    Engine = ActivationEngine | ServedEngine
 
 log = logging.getLogger("memos_core")
 
@@ -54,7 +56,7 @@ class Core:
         self.audit_reads = audit_reads
         self.scheduler = MemScheduler(vault, retriever, housekeeping=self.keep_house)
         self.model = model
-        self.engine: ActivationEngine | None = None
+        self.engine: Engine | None = None
         self.closed = False
         self._lock = threading.Lock()
         self._following = threading.Lock()
@@ -81,7 +83,7 @@ class Core:
         home = self.vault.location.home
         return home / "kv" if home else None
 
-    def load_engine(self) -> ActivationEngine:
+    def load_engine(self) -> Engine:
         """The engine over the model, loaded now if it is not.
 
         Raises:
@@ -93,20 +95,28 @@ class Core:
                     raise InvalidArgument(
                         "this MemOS has no model; pass model= to MemOS.open, e.g. model='smollm2-135m'"
                     )
-                from memos_core.activation import ActivationEngine, LoadedModel
-
-                if isinstance(self.model, ActivationEngine):
-                    self.engine = self.model
-                elif isinstance(self.model, LoadedModel):
-                    self.engine = ActivationEngine(self.model, kv_dir=self.kv_dir)
-                else:
-                    self.engine = ActivationEngine.open(self.model, kv_dir=self.kv_dir)
+                self.engine = self._open_engine(self.model)
                 try:
                     self.follow_deletions()
                 except MemOSError as err:
                     log.warning("KV caches of deleted memories are dropped later: %s", err)
                 self.scheduler.attach(self.engine)
             return self.engine
+
+    def _open_engine(self, model: Any) -> Engine:
+        from memos_core.activation import ServedEngine  # needs no torch
+
+        if isinstance(model, ServedEngine):
+            return model
+        if isinstance(model, str) and model.startswith(("http://", "https://")):
+            return ServedEngine.from_url(model)
+        from memos_core.activation import ActivationEngine, LoadedModel
+
+        if isinstance(model, ActivationEngine):
+            return model
+        if isinstance(model, LoadedModel):
+            return ActivationEngine(model, kv_dir=self.kv_dir)
+        return ActivationEngine.open(model, kv_dir=self.kv_dir)
 
     def near_duplicates(self, cubes: Sequence[MemCube], policy: DuplicatePolicy) -> dict[str, list[str]]:
         """For each cube, the ids of stored cubes of the same user and agent whose meaning is near, nearest first."""
@@ -132,10 +142,7 @@ class Core:
 
     def _drop_kv(self, ids: Sequence[str], owners: Sequence[Scope], keys: Sequence[str] = ()) -> None:
         if self.engine is not None and ids:
-            from memos_core.activation import salt_for
-
-            # A user's conversations may hold the words too, and their KV names no cube: it is made again.
-            self.engine.store.drop(keys=keys, cube_ids=ids, salts={salt_for(s) for s in owners})
+            self.engine.erase(keys=keys, cube_ids=ids, owners=owners)
         if self.kv_dir is not None and ids:
             from memos_core.activation import drop_files
 

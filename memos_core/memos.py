@@ -36,6 +36,7 @@ from memos_core.versions import Versions
 
 if TYPE_CHECKING:
     from memos_core.activation import ActivationEngine
+    from memos_core.core import Engine
 
 ENV_VAULT = "MEMOS_VAULT"
 DEFAULT_VAULT = ".memos/vault"
@@ -92,7 +93,8 @@ class MemOS(Memory, Items, Versions, Governed):
                 without a user it is the memory that belongs to no user; user="*" reads every user's.
             principal: who acts; None is the operator, that is, the application itself.
             model: for KV memory: a name ("smollm2-135m", a folder, a hub id), a `LoadedModel` or an
-                `ActivationEngine`. Loaded at first use.
+                `ActivationEngine`; for a server with KV of its own, its URL ("http://localhost:8000/v1") or a
+                `ServedEngine`. Loaded at first use.
             embedder: "auto", None, a model name, an object with `embed_documents`, or a function.
             index: "auto", "chroma", "exact" or the URL of a Chroma server; see `memos_core.retrieval.Retriever`.
             extractor: from a user's message to typed structures; None takes rules (first person).
@@ -230,13 +232,28 @@ class MemOS(Memory, Items, Versions, Governed):
         """The activation engine over the model; loads the model at first use.
 
         Raises:
+            InvalidArgument: opened without `model=`, or with a server's URL. MissingExtra, ModelError: it cannot be
+                loaded.
+        """
+        from memos_core.activation import ServedEngine
+
+        engine = self._core.load_engine()
+        if isinstance(engine, ServedEngine):
+            raise InvalidArgument(f"{engine!r} keeps its KV itself; use `generator` to generate with it")
+        return engine
+
+    @property
+    def generator(self) -> Engine:
+        """What replies are generated with: `engine`, or a `ServedEngine`; loaded at first use.
+
+        Raises:
             InvalidArgument: opened without `model=`. MissingExtra, ModelError: it cannot be loaded.
         """
         return self._core.load_engine()
 
     @property
-    def loaded_engine(self) -> ActivationEngine | None:
-        """The activation engine if it is loaded."""
+    def loaded_engine(self) -> Engine | None:
+        """What `generator` is, if it is loaded."""
         return self._core.engine
 
     def register(self, structure: type[BaseModel], *, name: str | None = None, version: int = 1) -> None:
@@ -354,7 +371,7 @@ class MemOS(Memory, Items, Versions, Governed):
             < engine.context_length // 2
         ):
             return True
-        return len(engine.encode(messages)) + room_for <= engine.context_length
+        return engine.prompt_length(messages) + room_for <= engine.context_length
 
     def turn_finished(self, *, system: str | None = None) -> None:
         """Tell the scheduler that a turn of this scope is over, so that it prepares the next one.

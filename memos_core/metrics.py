@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from memos_core.activation import ServedEngine
 from memos_core.errors import missing_extra
 from memos_core.memos import MemOS
 
@@ -73,7 +74,10 @@ class MemOSCollector(Collector):
             return
         figures = engine.stats()
         for name, text in _ENGINE.items():
-            yield CounterMetricFamily(f"memos_kv_{name}", text, value=figures[name])
+            if name in figures:  # a server looks after the others itself
+                yield CounterMetricFamily(f"memos_kv_{name}", text, value=figures[name])
+        if isinstance(engine, ServedEngine):
+            return
         for name, text in _HELD.items():
             yield GaugeMetricFamily(f"memos_kv_{name}", text, value=figures[name])
         budget: Any = GaugeMetricFamily("memos_kv_budget_bytes", "Bytes that KV may take.", labels=["tier"])

@@ -4,7 +4,7 @@
 immutable, knows the model, tokenizer, dtype and user it was made for, and can always be computed again.
 
 Each name is imported at its first use. Most need torch and transformers (the extra ``[hf]``); reading file
-headers (`read_header`) and erasing files (`drop_files`) need neither.
+headers (`read_header`), erasing files (`drop_files`) and a model behind a server (`ServedEngine`) need neither.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memos_core.activation.kvfile import verify_file
     from memos_core.activation.models import LOCAL_MODELS, LoadedModel, load_model
     from memos_core.activation.request import Chunk, GenerateOptions, Usage
+    from memos_core.activation.served import ServedEngine
     from memos_core.activation.store import KVStore
 
 _HOME = {
@@ -35,6 +36,7 @@ _HOME = {
     "KVStore": "store",
     "LOCAL_MODELS": "models",
     "LoadedModel": "models",
+    "ServedEngine": "served",
     "Usage": "request",
     "all_files": "header",
     "chain_hashes": "keys",
@@ -58,6 +60,7 @@ __all__ = [
     "KVStore",
     "LOCAL_MODELS",
     "LoadedModel",
+    "ServedEngine",
     "Usage",
     "all_files",
     "chain_hashes",

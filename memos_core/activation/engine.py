@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from memos_core.activation.kv import KVPrefix, growing_cache, reuse_refusal
 from memos_core.activation.models import LoadedModel, load_model
 from memos_core.activation.pace import Pace
 from memos_core.activation.request import Chunk, GenerateOptions, Usage
+from memos_core.activation.stepping import in_steps
 from memos_core.activation.store import KVStore
 from memos_core.activation.turns import Turns
 from memos_core.cube.scope import Scope
@@ -172,6 +172,10 @@ class ActivationEngine:
         """Length of a text in tokens, without special ones."""
         return len(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def prompt_length(self, messages: Messages) -> int:
+        """Length of a prompt in tokens, the start of the assistant's turn included."""
+        return len(self.encode(messages))
+
     def stable_prefix(self, messages: Messages, *, tools: list[Any] | None = None) -> list[int]:
         """The tokens that every request starting with these messages begins with, whatever follows them.
 
@@ -252,6 +256,13 @@ class ActivationEngine:
         """Drop prefixes from memory and disk by `KVPrefix.key`; returns how many there were."""
         return self.store.drop(keys=set(keys))
 
+    def erase(
+        self, *, keys: Collection[str] = (), cube_ids: Collection[str] = (), owners: Collection[Scope] = ()
+    ) -> None:
+        """Drop what was computed from these cubes, these prefixes, and the owners' conversations, which may hold the
+        words too and name no cube. See `KVStore.drop`."""
+        self.store.drop(keys=keys, cube_ids=cube_ids, salts={salt_for(scope) for scope in owners})
+
     def attach(self, tokens: Sequence[int], scope: Scope) -> tuple[DynamicCache, int]:
         """A cache for `model.generate(input_ids, past_key_values=cache)` that starts with what is stored.
 
@@ -267,7 +278,7 @@ class ActivationEngine:
 
     def generate(
         self,
-        prompt: Sequence[int] | Messages,
+        prompt: Sequence[int] | Messages | str,
         scope: Scope,
         options: GenerateOptions = _DEFAULTS,
         *,
@@ -282,7 +293,7 @@ class ActivationEngine:
 
     def stream(
         self,
-        prompt: Sequence[int] | Messages,
+        prompt: Sequence[int] | Messages | str,
         scope: Scope,
         options: GenerateOptions = _DEFAULTS,
         *,
@@ -294,7 +305,7 @@ class ActivationEngine:
         Greedy output in float32 is the same with and without reuse, and that of `model.generate`.
 
         Args:
-            prompt: messages, or token ids.
+            prompt: messages, token ids, or a text to go on with.
             scope: whose request it is: only KV of this tenant and user is used, and it is kept for them.
             options: how to generate.
             derived_from: the cubes (id, version) whose text is in the prompt. Recorded with the KV that is
@@ -309,7 +320,9 @@ class ActivationEngine:
             ModelError: messages, and no chat template.
         """
         started = time.perf_counter()
-        if prompt and isinstance(prompt[0], Mapping):
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt)
+        elif prompt and isinstance(prompt[0], Mapping):
             prompt = self.encode(prompt)  # type: ignore[arg-type]
         ids = self._checked(prompt)  # type: ignore[arg-type]
         cancelled = cancelled or (lambda: False)
@@ -317,7 +330,7 @@ class ActivationEngine:
 
     async def astream(
         self,
-        prompt: Sequence[int] | Messages,
+        prompt: Sequence[int] | Messages | str,
         scope: Scope,
         options: GenerateOptions = _DEFAULTS,
         *,
@@ -325,25 +338,10 @@ class ActivationEngine:
     ) -> AsyncGenerator[Chunk, None]:
         """`stream` for asyncio: each step runs in a thread. Cancelling or closing it ends the request at the
         next forward pass."""
-        stop = threading.Event()
-        chunks = await asyncio.to_thread(
-            self.stream, prompt, scope, options, derived_from=derived_from, cancelled=stop.is_set
-        )
-        loop = asyncio.get_running_loop()
-        step: asyncio.Future[Chunk | None] | None = None
-        try:
-            while True:
-                step = loop.run_in_executor(None, next, chunks, None)
-                chunk = await asyncio.shield(step)
-                if chunk is None:
-                    return
-                yield chunk
-        finally:
-            stop.set()
-            if step is None or step.done():
-                chunks.close()
-            else:  # the thread ends at its next forward pass
-                step.add_done_callback(lambda _: chunks.close())
+        async for chunk in in_steps(
+            lambda stop: self.stream(prompt, scope, options, derived_from=derived_from, cancelled=stop)
+        ):
+            yield chunk
 
     def _run(
         self,
@@ -432,7 +430,7 @@ class ActivationEngine:
         give_up: Callable[[], None] | None = None,
     ) -> Tensor:
         """Run the model on the tokens that follow in the cache; returns the last logits, [vocabulary]."""
-        with self._turns.take(background=background, give_up=give_up), torch.no_grad():
+        with self._turns.take(background=background, give_up=give_up), torch.inference_mode():
             inputs = torch.tensor([ids], device=self.model.device)
             output = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, **self._last_logits)
         logits: Tensor = output.logits[0, -1]

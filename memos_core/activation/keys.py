@@ -19,8 +19,9 @@ from memos_core.cube.scope import Scope
 
 Tokens = Sequence[int] | NDArray[np.int64]
 
-Tier = Literal["none", "memory", "host", "disk"]
-"""Where stored KV was found: on the model's device, in the memory of an accelerator's host, or in a file."""
+Tier = Literal["none", "memory", "host", "disk", "server"]
+"""Where stored KV was found: on the model's device, in the memory of an accelerator's host, in a file, or by a
+server that keeps KV itself."""
 
 BLOCK = 32
 """Tokens per block of the chain hash, and the least gain for which a file is read from disk."""

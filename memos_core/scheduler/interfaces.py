@@ -53,6 +53,25 @@ class PrefixEngine(Protocol):
 
 
 @runtime_checkable
+class Server(Protocol):
+    """What the scheduler needs of an engine whose server keeps KV itself."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in tokens."""
+        ...
+
+    def preload(self, messages: list[dict[str, Any]], scope: Scope) -> tuple[int, int]:
+        """Have the server compute the KV of what begins with these messages; returns the prompt's tokens, and how
+        many of them were there already."""
+        ...
+
+
+@runtime_checkable
 class Tiers(Protocol):
     """What the planner needs of a store of KV that has a budget."""
 

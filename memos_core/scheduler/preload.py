@@ -13,7 +13,7 @@ from memos_core.cube import Activation, Descriptive, Header, MemCube, Scope, Sou
 from memos_core.errors import MemOSError
 from memos_core.prompt import system_with_memory
 from memos_core.scheduler.forest import Fetch, Release
-from memos_core.scheduler.interfaces import KV_NAMESPACE, Decision, PrefixEngine, Tiers
+from memos_core.scheduler.interfaces import KV_NAMESPACE, Decision, PrefixEngine, Server, Tiers
 from memos_core.scheduler.keeper import KNOWN, Keeper, kv_records
 from memos_core.vault import Actor, CubeFilter, Plan, Vault
 
@@ -53,7 +53,7 @@ class Preloader:
         clock: Callable[[], float],
     ) -> None:
         self._vault, self._note, self._checkpoint, self._clock = vault, note, checkpoint, clock
-        self.engine: PrefixEngine | None = None
+        self.engine: PrefixEngine | Server | None = None
         self._keeper = Keeper(vault)
         self._ended: deque[tuple[Scope, float]] = deque(maxlen=10_000)  # turns the keeper does not know yet
 
@@ -78,7 +78,7 @@ class Preloader:
             self._note(Decision(Scope(), "error", f"nothing is preloaded: {refused}"))
             self.engine = None
             return
-        if self.tiers is not None:
+        if self.tiers is not None and not isinstance(engine, Server):
             for plan in reversed(self._vault.plans.recent(KNOWN)):
                 with self._noting(plan.scope):
                     self._keeper.learn(plan.scope)
@@ -97,7 +97,7 @@ class Preloader:
         """
         if self.engine is None:
             return False
-        if self.tiers is None:
+        if self.tiers is None or isinstance(self.engine, Server):
             self._load(plan, "the turn ended")
             return False
         self._take_in()
@@ -155,6 +155,8 @@ class Preloader:
         it is not to be held: have it on disk."""
         engine = self.engine
         assert engine is not None
+        if isinstance(engine, Server):
+            return self._warm_up(plan, why, engine)
         started = time.perf_counter()
         cubes, tokens, mine = self._prefix(plan, engine)
         if not cubes:
@@ -183,6 +185,18 @@ class Preloader:
         spent = time.perf_counter() - started
         self._note(Decision(plan.scope, action, reason, len(cubes), len(wanted), nbytes, spent))
 
+    def _warm_up(self, plan: Plan, why: str, server: Server) -> None:
+        """Have a server compute what a plan's prompts begin with. Nothing of it is ours to record."""
+        started = time.perf_counter()
+        cubes = cubes_of(self._vault, plan)
+        if not cubes:
+            return
+        message = {"role": "system", "content": system_with_memory(plan.system, cubes)}
+        tokens, cached = server.preload([message], plan.scope)
+        spent = time.perf_counter() - started
+        reason = f"{why}; the server had {cached:,} of {tokens:,} tokens"
+        self._note(Decision(plan.scope, "build", reason, len(cubes), tokens, seconds=spent))
+
     def _prefix(self, plan: Plan, engine: PrefixEngine) -> tuple[list[MemCube], list[int], list[MemCube]]:
         """A plan's memories, their prompt's tokens, and the records of KV that was computed for the scope."""
         cubes = cubes_of(self._vault, plan)
@@ -196,7 +210,7 @@ class Preloader:
     def _record(self, plan: Plan, kv: Any, sources: tuple[tuple[str, int], ...], old: list[MemCube]) -> None:
         """Write down the KV cache as an activation cube, and drop the ones it replaces."""
         engine = self.engine
-        assert engine is not None
+        assert engine is not None and not isinstance(engine, Server)  # noqa: PT018
         cube = MemCube(
             scope=plan.scope,
             namespace=KV_NAMESPACE,

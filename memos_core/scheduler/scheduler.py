@@ -12,7 +12,7 @@ from memos_core.cube import ANY_USER, Activation, MemCube, Scope, State, now
 from memos_core.errors import MemOSError, VaultError
 from memos_core.prompt import DEFAULT_SYSTEM
 from memos_core.retrieval import Retriever
-from memos_core.scheduler.interfaces import Decision, PrefixEngine
+from memos_core.scheduler.interfaces import Decision, PrefixEngine, Server
 from memos_core.scheduler.planner import HALF_LIFE, plan_resident
 from memos_core.scheduler.preload import ACTOR, Preloader, cubes_of, home_of
 from memos_core.vault import CubeFilter, Plan, Vault
@@ -93,7 +93,7 @@ class MemScheduler:
         """These cubes were deleted: their KV caches go now; who had them resident gets a new plan with the
         next turn."""
         keys = [c.payload.key for c in gone if isinstance(c.payload, Activation)]
-        if self._engine is not None and keys:
+        if self._engine is not None and not isinstance(self._engine, Server) and keys:
             self._engine.forget(keys)
         for home, n in Counter(home_of(c.scope) for c in gone).items():
             self._note(
@@ -122,13 +122,13 @@ class MemScheduler:
         self._submit("index", None, self._index, delay=_TURN_DELAY)
         self._submit("turn", home, lambda: self._prepare(home), delay=_TURN_DELAY)
 
-    def attach(self, engine: PrefixEngine) -> None:
+    def attach(self, engine: PrefixEngine | Server) -> None:
         """Use this engine from now on, and preload what the most recent scopes will need."""
         self._preloader.engine = engine
         self._submit("preload", None, self._preload)
 
     @property
-    def _engine(self) -> PrefixEngine | None:
+    def _engine(self) -> PrefixEngine | Server | None:
         return self._preloader.engine
 
     # -- what a request asks: reads the plan, computes nothing -----------------------------------------------

@@ -86,7 +86,7 @@ class MemOSLLM(CustomLLM):  # type: ignore[misc]
     def metadata(self) -> LLMMetadata:
         """See `LLM.metadata`. The model is loaded to know its context."""
         return LLMMetadata(
-            context_window=self.memos.engine.context_length,
+            context_window=self.memos.generator.context_length,
             num_output=self.max_tokens,
             is_chat_model=True,
             is_function_calling_model=False,
@@ -161,17 +161,17 @@ class MemOSLLM(CustomLLM):  # type: ignore[misc]
         return self._acomplete(prompt, kwargs)
 
     def _complete(self, prompt: str, kwargs: dict[str, Any]) -> Generator[CompletionResponse, None, None]:
-        engine, view = self.memos.engine, self._view()
+        engine, view = self.memos.generator, self._view()
         text = ""
-        for chunk in engine.stream(engine.tokenizer.encode(prompt), view.scope, options_of(self, kwargs)):
+        for chunk in engine.stream(prompt, view.scope, options_of(self, kwargs)):
             text += chunk.text
             yield CompletionResponse(text=text, delta=chunk.text, raw=_raw(chunk))
 
     async def _acomplete(
         self, prompt: str, kwargs: dict[str, Any]
     ) -> AsyncGenerator[CompletionResponse, None]:
-        engine, view = self.memos.engine, self._view()
-        chunks = engine.astream(engine.tokenizer.encode(prompt), view.scope, options_of(self, kwargs))
+        engine, view = self.memos.generator, self._view()
+        chunks = engine.astream(prompt, view.scope, options_of(self, kwargs))
         text = ""
         async with aclosing(chunks):
             async for chunk in chunks:
