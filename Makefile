@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: quickstart test bench recipes constraints clean
+.PHONY: quickstart test test-servers bench recipes constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/memos quickstart
@@ -19,6 +19,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy integrations/langgraph/*/memos/*.py integrations/llama_index/memory/memos/*.py
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# vLLM, LMCache and llama.cpp: some 5 GB, ten minutes and more.
+test-servers: $(VENV)/.installed-test
+	PYTHONPATH=.:integrations:tests $(BIN)/python tests/servers/real.py
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.ttft --quick
