@@ -1,256 +1,279 @@
 """Time to first token of a prompt with a long memory in front of a short question.
 
-    python -m benchmarks.ttft [--quick] [--model NAME] [--device DEVICE] [--json FILE]
+    python -m benchmarks.ttft [--quick] [--peers] [--rounds N] [--json FILE]
+    python -m benchmarks.ttft --model random-7b --device cuda
 
-Rows: cells of the MemOS paper's table (arXiv 2507.03724, section 6.3): tokens of context and of query. Columns:
-`full`, transformers' own `generate` without any cache (the peer); `memory`, ours with the context's KV in memory (on
-the model's device); `host`, where that is an accelerator, with the KV in the memory of its host; `disk`, ours in a new
-process with the KV on disk only; `floor`, the same forward pass over the query with the cache already in place, which
-nothing that computes the query can beat. Medians, taken in turn. `saved` is memory against full, `floor saved` what the
-floor would save, `paper` the best saving in the paper's column.
-
-`--model random-7b` makes a model of Mistral-7B's shape with random weights in bfloat16, for a GPU; its tokens mean
-nothing, its times do.
+Rows: cells of the MemOS paper's table (arXiv 2507.03724, section 6.3): tokens of context and of query. `full`:
+transformers' own `generate` without any cache. `memory`: ours, the context's KV where the model computes. `host`: where
+that is an accelerator, its host's memory. `disk`: ours in a new process, the KV on disk only. `floor`: the same forward pass over the query with the cache already in place,
+which nothing that computes the query can beat. Peers in environments of their own, which `--peers` makes: upstream
+MemOS's KVCacheMemory, and llama.cpp's prompt cache. All get the same token ids, in turn; figures are medians of the
+time until the first token is known. Any first token of ours that is not `full`'s ends the benchmark in float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.peers.lines import Child
 from benchmarks.report import parser, show
-from memos_core.activation import ActivationEngine, GenerateOptions, KVPrefix, LoadedModel, load_model
-from memos_core.cube import Scope
+from benchmarks.ttft_disk import first_token
+from benchmarks.ttft_models import MODELS, SCOPE, SHAPES, open_engine, prompt
+from benchmarks.ttft_peers import Answer, Peer, open_peers
+from memos_core.activation import ActivationEngine
 
 PAPER = {
-    (583, 167): 0.713,
-    (583, 303): 0.556,
-    (583, 953): 0.230,
-    (2773, 167): 0.897,
-    (2773, 303): 0.851,
-    (2773, 953): 0.646,
-    (6064, 167): 0.942,
-    (6064, 303): 0.911,
-    (6064, 953): 0.791,
+    **{(583, 167): 0.713, (583, 303): 0.556, (583, 953): 0.230},
+    **{(2773, 167): 0.897, (2773, 303): 0.851, (2773, 953): 0.646},
+    **{(6064, 167): 0.942, (6064, 303): 0.911, (6064, 953): 0.791},
 }
-"""(tokens of context, of query): the best saving in the paper's table."""
+"""Context and query, and the largest saving of time to first token among the models of the paper."""
+QUICK = ((583, 167), (2773, 167))
+OURS = ("full", "memory", "host", "disk", "floor")
 
-SHAPES = {
-    "random-7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-    },
-    "random-tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 8,
-    },
-}
-SCOPE = Scope(user="benchmark")
-ONE = GenerateOptions(max_new_tokens=1, keep=False)
-WARM_UP = (64, 16)
-BUDGET = 32 << 30
-SKIPPED = (
-    "upstream MemOS's KVCacheMemory (PyPI MemoryOS needs transformers < 5 and a venv of its own)",
-    "llama.cpp's prompt cache (built from source, some minutes)",
-)
+Cell = tuple[int, int]
 
 
 def main() -> None:
-    """Measure every cell and print the table."""
-    command = parser(__doc__.splitlines()[0] if __doc__ else "")
-    command.add_argument(
-        "--model", default="smollm2-135m", help="a model's name, or one of " + ", ".join(SHAPES)
+    """Measure every cell and print the tables."""
+    options = _options()
+    with ExitStack() as keep:
+        folder = Path(keep.enter_context(tempfile.TemporaryDirectory()))
+        engine = open_engine(options.model, options.dtype, options.device, folder)
+        peers, skipped = open_peers(engine, options.peers, keep)
+        disk = Disk(options, folder)
+        keep.callback(disk.close)
+        measure(engine, (64, 16), disk, [], 1)  # the first passes of a process are slower
+        rows: list[dict[str, Any]] = []
+        problems: dict[str, str] = {}
+        for cell in QUICK if options.quick else PAPER:
+            print(f"{cell[0]} + {cell[1]} tokens …", file=sys.stderr)
+            answers = measure(engine, cell, disk, peers, options.rounds)
+            rows.append(_row(engine, cell, answers))
+            problems = _problems(engine, cell, answers) | problems
+    place = torch.cuda.get_device_name() if engine.model.device.type == "cuda" else "the CPU"
+    title = f"Time to first token in seconds, {options.model} in {options.dtype} on {place}"
+    ours = [name for name in rows[0] if not any(name.startswith(peer.name) for peer in peers)]
+    theirs = ["context", "query", *(name for name in rows[0] if name not in ours)]
+    tables = {title: ours} | ({"The same cells by peers": theirs} if peers else {})
+    notes = [*_reading(engine, disk, peers), *problems.values()]
+    show(title, rows, skipped, options.json, notes, tables=tables)
+
+
+def _options() -> argparse.Namespace:
+    made = parser(__doc__.splitlines()[0] if __doc__ else "")
+    made.add_argument(
+        "--peers", action="store_true", help="make the peers' environments where they are missing"
     )
-    command.add_argument("--device", default="cpu")
-    options = command.parse_args()
-    cells = [(583, 167), (2773, 167)] if options.quick else list(PAPER)
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, Path(folder))
-        rows = bench.rows(cells, 1 if options.quick else 3)
-        kind = str(bench.engine.model.dtype).removeprefix("torch.")
-    show(f"Time to first token in seconds, {options.model}, {kind}", rows, SKIPPED, options.json)
+    made.add_argument("--rounds", type=int, metavar="N", help="times that each is measured (3, quick 1)")
+    made.add_argument(
+        "--model", choices=MODELS, default=MODELS[0], help="random-…: random weights of that shape"
+    )
+    made.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    made.add_argument("--dtype", help="float32 on the CPU, bfloat16 elsewhere")
+    options = made.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+    return options
 
 
-class Bench:
-    """One model, with KV in a folder.
+class Disk:
+    """Ours in a second process: a new one for each question, where checking the model's weights does not take long.
 
     Args:
-        options: `model` and `device`.
+        options: model, dtype and device.
+        folder: where the first process saves.
     """
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self._options, self._folder = options, folder
-        self.engine = open_engine(options.model, options.device, folder)
-
-    def rows(self, cells: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
-        """Each cell measured in so many rounds."""
-        prefixes = {cell: self._prefill(cell) for cell in [*cells, WARM_UP]}
-        warm_up = self._ways(WARM_UP, prefixes[WARM_UP])
-        for way in warm_up.values():  # the first passes of a process are slower
-            way()
-        times: dict[tuple[int, int], dict[str, list[float]]] = {}
-        for _ in range(rounds):
-            disk = self._from_disk(cells)
-            for cell in cells:
-                found = times.setdefault(cell, {})
-                found.setdefault("disk", []).append(disk.pop(0))
-                for name, way in self._ways(cell, prefixes[cell]).items():
-                    found.setdefault(name, []).append(way())
-        return [
-            _row(cell, {name: statistics.median(t) for name, t in found.items()})
-            for cell, found in times.items()
-        ]
-
-    def _prefill(self, cell: tuple[int, int]) -> KVPrefix:
-        return self.engine.prefill(tokens_of(self.engine, cell)[: cell[0]], SCOPE, save=True)
-
-    def _ways(self, cell: tuple[int, int], prefix: KVPrefix) -> dict[str, Callable[[], float]]:
-        model, context = self.engine.model, cell[0]
-        tokens = tokens_of(self.engine, cell)
-        ids = torch.tensor([tokens], device=model.device)
-        mask = torch.ones_like(ids)
-        ways = {
-            "full": lambda: _timed(
-                lambda: model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)
-            ),
-            "memory": lambda: self._from_memory(tokens, context),
-            "floor": lambda: _timed(
-                lambda: model(
-                    input_ids=ids[:, context:], past_key_values=prefix.cache(context), logits_to_keep=1
-                )
-            ),
+        self.always_new = options.model not in SHAPES
+        self._settings = {
+            "model": options.model,
+            "dtype": options.dtype,
+            "device": options.device,
+            "folder": str(folder),
         }
-        if model.device.type != "cpu":
-            ways["host"] = lambda: self._from_host(tokens, context)
-        return ways
+        self._child: Child | None = None
 
-    def _ours(self, tokens: list[int], context: int, tier: str) -> float:
-        usage = self.engine.generate(tokens, SCOPE, ONE)[1]
-        if usage.tier != tier or usage.cached_tokens != context:
-            raise SystemExit(f"expected {context} tokens from {tier}, got {usage}")
-        return usage.ttft_s
+    def ask(self, cell: Cell) -> Answer:
+        """The first token of a cell whose context is on disk."""
+        if self._child is None:
+            self._child = Child(sys.executable, "benchmarks.ttft_disk", **self._settings)
+        answer = self._child.ask("ask", context=cell[0], query=cell[1])
+        if self.always_new:
+            self.close()
+        return Answer(answer["seconds"], answer["token"])
 
-    def _from_memory(self, tokens: list[int], context: int) -> float:
-        self.engine.prefill(tokens[:context], SCOPE)  # back from the host
-        return self._ours(tokens, context, "memory")
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
 
-    def _from_host(self, tokens: list[int], context: int) -> float:
-        self.engine.store.memory_budget = 0  # what is on the device moves over
+
+def measure(
+    engine: ActivationEngine, cell: Cell, disk: Disk, peers: Sequence[Peer], rounds: int
+) -> dict[str, list[Answer]]:
+    """Ask everybody in turn, several times, for a cell's first token; answers by who and how."""
+    context, query = cell
+    tokens = prompt(engine, context + query)
+    prefix = engine.prefill(tokens[:context], SCOPE, save=True)
+    ids = torch.tensor([tokens], device=engine.model.device)
+    mask = torch.ones_like(ids)
+
+    def full() -> Any:
+        return engine.model.generate(ids, attention_mask=mask, max_new_tokens=1, do_sample=False)[0, -1]
+
+    def floor(cache: Any) -> Any:
+        out = engine.model(input_ids=ids[:, context:], past_key_values=cache, logits_to_keep=1)
+        return out.logits[0, -1].argmax()
+
+    def held(tier: str = "memory") -> Answer:
+        token, usage = first_token(engine, tokens)
+        if usage.tier != tier or usage.cached_tokens < context:
+            raise RuntimeError(f"expected {context} tokens from {tier}, got {usage}")
+        return Answer(usage.ttft_s, token)
+
+    def host() -> Answer:
+        budget, engine.store.memory_budget = engine.store.memory_budget, 0  # what is on the device moves over
         try:
-            return self._ours(tokens, context, "host")
+            return held("host")
         finally:
-            self.engine.store.memory_budget = BUDGET
+            engine.store.memory_budget = budget
+            engine.prefill(tokens[:context], SCOPE)  # and back
 
-    def _from_disk(self, cells: list[tuple[int, int]]) -> list[float]:
-        options = self._options
-        line = [sys.executable, "-m", "benchmarks.ttft", "--from-disk", options.model, options.device]
-        line += [str(self._folder), json.dumps(cells)]
-        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
-        seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
-        return seconds
+    ways: dict[str, Callable[[], Answer]] = {
+        "full": lambda: _timed(engine, full),
+        "memory": held,
+        "disk": lambda: disk.ask(cell),
+        "floor": lambda: _timed(engine, partial(floor, prefix.cache(context))),
+    }
+    if engine.model.device.type != "cpu":
+        ways["host"] = host
+    for peer in peers:
+        peer.prepare(tokens[:context], tokens[context:])
+        ways |= {f"{peer.name} {way}": partial(peer.ask, way) for way in peer.ways}
+    answers: dict[str, list[Answer]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            answers[name].append(way())
+    engine.forget([prefix.key])
+    return answers
 
 
-def _row(cell: tuple[int, int], medians: dict[str, float]) -> dict[str, Any]:
-    return {
+def _timed(engine: ActivationEngine, run: Callable[[], Any]) -> Answer:
+    """Until the token is a number here: that waits for an accelerator to have computed it."""
+    with torch.inference_mode():
+        if engine.model.device.type == "cuda":
+            torch.cuda.synchronize()  # what was asked of it before
+        started = time.perf_counter()
+        token = int(run())
+        return Answer(time.perf_counter() - started, token)
+
+
+def _row(engine: ActivationEngine, cell: Cell, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
+    """One cell's figures.
+
+    Raises:
+        SystemExit: a first token of ours is wrong, in float32.
+    """
+    ours = [name for name in OURS if name in answers]
+    full, memory, disk, floor = (_median(answers[name]) for name in ("full", "memory", "disk", "floor"))
+    right = answers["full"][0].token
+    wrong = [name for name in ours if any(answer.token != right for answer in answers[name])]
+    row: dict[str, Any] = {
         "context": cell[0],
         "query": cell[1],
-        **{name: medians[name] for name in ("full", "memory", "host", "disk", "floor") if name in medians},
-        "saved": 1 - medians["memory"] / medians["full"],
-        "floor saved": 1 - medians["floor"] / medians["full"],
-        "paper": PAPER[cell],
-        "mem / floor": medians["memory"] / medians["floor"],
-        "disk / floor": medians["disk"] / medians["floor"],
+        **{name: _median(answers[name]) for name in ours},
+        "memory / floor": memory / floor,
+        "disk / floor": disk / floor,
+        "saved": 1 - memory / full,
+        "floor saves": 1 - floor / full,
     }
+    if cell in PAPER:
+        row["paper"] = PAPER[cell]
+        row["reached"] = _reached(row["saved"], row["floor saves"], PAPER[cell])
+    if engine.model.dtype != torch.float32:
+        row["other token"] = ", ".join(wrong) or "none"
+    elif wrong:
+        raise SystemExit(f"{cell}: the first token of {', '.join(wrong)} is not that of full")
+    text = _text(engine, right)
+    figures = {name: _figure(answers[name], text) for name in answers if name not in OURS}
+    for name, figure in figures.items():
+        row[name] = figure
+        # A peer that computes the whole prompt at a speed of its own is compared with that.
+        whole = figures.get(f"{name.rpartition(' ')[0]} full", full)
+        if name.endswith(("memory", "file")):
+            both = isinstance(figure, float) and isinstance(whole, float)
+            row[f"{name} saved"] = 1 - figure / whole if both else None
+    return row
 
 
-def _timed(run: Callable[[], object]) -> float:
-    with torch.inference_mode():
-        _finish()
-        started = time.perf_counter()
-        run()
-        _finish()
-        return time.perf_counter() - started
+def _median(answers: Sequence[Answer]) -> float:
+    return statistics.median(answer.seconds for answer in answers)
 
 
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _reached(saved: float, floor_saves: float, paper: float) -> str:
+    """Whether ours saves what the paper says, and where it does not, whether the floor does."""
+    if saved >= paper:
+        return "yes"
+    return "nor floor" if floor_saves < paper else "no"
 
 
-def open_engine(model: str, device: str, folder: Path) -> ActivationEngine:
-    """The engine to measure, the same in every process."""
-    loaded = random_model(model, device) if model in SHAPES else load_model(model, device=device)
-    return ActivationEngine(
-        loaded, kv_dir=folder, memory_budget=BUDGET, host_budget=BUDGET, disk_budget=BUDGET
-    )
+def _text(engine: ActivationEngine, token: int | str | None) -> str:
+    """How a peer shows this token."""
+    return str(engine.tokenizer.decode([token], skip_special_tokens=True))
 
 
-def random_model(name: str, device: str) -> LoadedModel:
-    """A Llama of this shape with the weights of one seed, made where it runs, and a tokenizer of numbers."""
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = {str(n): n for n in range(32_000)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")))
-    config = LlamaConfig(
-        vocab_size=len(words),
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        eos_token_id=2,
-        **SHAPES[name],
-    )
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
-    return LoadedModel(model.eval(), tokenizer, name)
+def _figure(answers: Sequence[Answer], text: str) -> float | str:
+    """A peer's median, or what is wrong with its answers."""
+    if any(answer.problem for answer in answers):
+        return "failed"
+    return _median(answers) if all(answer.token == text for answer in answers) else "wrong"
 
 
-def tokens_of(engine: ActivationEngine, cell: tuple[int, int]) -> list[int]:
-    """The prompt of a cell, the same in every process: words of one seed, no special ones. Its first token is its
-    own, so that no cell's KV serves another's."""
-    length, seed = sum(cell), random.Random(repr(cell))
-    if engine.name in SHAPES:
-        return [seed.randrange(100, 32_000) for _ in range(length)]
-    words = ["the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that", "sails", "north"]
-    text = f"{cell[0]}{cell[1]} " + " ".join(seed.choices(words, k=length))
-    return [int(i) for i in engine.tokenizer.encode(text, add_special_tokens=False)][:length]
+def _problems(
+    engine: ActivationEngine, cell: Cell, answers: Mapping[str, Sequence[Answer]]
+) -> dict[str, str]:
+    """For each way of a peer that has no figure: why, in words."""
+    text, found = _text(engine, answers["full"][0].token), {}
+    for name, given in answers.items():
+        for answer in given if name not in OURS else ():
+            where = f"{name} at {cell[0]} + {cell[1]}"
+            if answer.problem:
+                found[name] = f"{where} failed: {answer.problem}"
+            elif answer.token != text:
+                grown = f"; its cache held {answer.cached} tokens when it was asked" if answer.cached else ""
+                found[name] = f"{where} is wrong: its first token is {answer.token!r}, not {text!r}{grown}"
+    return found
 
 
-def _child(model: str, device: str, folder: str, cells: str) -> None:
-    """In a new process: the seconds of each cell whose KV lies in the folder."""
-    engine = open_engine(model, device, Path(folder))
-    engine.generate(tokens_of(engine, WARM_UP), SCOPE, ONE)
-    seconds = []
-    for context, query in json.loads(cells):
-        usage = engine.generate(tokens_of(engine, (context, query)), SCOPE, ONE)[1]
-        if usage.tier != "disk" or usage.cached_tokens != context:
-            raise SystemExit(f"expected {context} tokens from disk, got {usage}")
-        seconds.append(usage.ttft_s)
-    print(json.dumps(seconds))
+def _reading(engine: ActivationEngine, disk: Disk, peers: Sequence[Peer]) -> list[str]:
+    """What one must know to read the tables."""
+    process = "a new process each time" if disk.always_new else "one other process for all cells"
+    lines = [
+        f"memory: the context's KV on {engine.model.device}, where the model is; disk: {process}",
+        "saved, floor saves: 1 - memory / full, 1 - floor / full; paper: its largest saving in this cell; nor floor: the "
+        "floor saves less than the paper too, the query alone takes longer",
+    ]
+    if engine.model.dtype != torch.float32:
+        lines.append(
+            "other token: whose first token is not that of full; exact in float32, while in other dtypes the split of a "
+            "prompt into passes changes the rounding"
+        )
+    return lines + [f"{peer.name}: {peer.about}" for peer in peers]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--from-disk"]:
-        _child(*sys.argv[2:])
-    else:
-        main()
+    main()
