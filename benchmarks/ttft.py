@@ -5,10 +5,11 @@
 
 Rows: cells of the MemOS paper's table (arXiv 2507.03724, section 6.3): tokens of context and of query. `full`:
 transformers' own `generate` without any cache. `memory`: ours, the context's KV where the model computes. `host`: where
-that is an accelerator, its host's memory. `disk`: ours in a new process, the KV on disk only. `floor`: the same forward pass over the query with the cache already in place,
-which nothing that computes the query can beat. Peers in environments of their own, which `--peers` makes: upstream
-MemOS's KVCacheMemory, and llama.cpp's prompt cache. All get the same token ids, in turn; figures are medians of the
-time until the first token is known. Any first token of ours that is not `full`'s ends the benchmark in float32.
+that is an accelerator, its host's memory. `disk`: ours in a new process, the KV on disk only. `floor`: the same forward
+pass over the query with the cache already in place, which nothing that computes the query can beat. Peers in
+environments of their own, which `--peers` makes: upstream MemOS's KVCacheMemory, and llama.cpp's prompt cache. All get
+the same token ids, in turn; figures are medians of the time until the first token is known. Any first token of ours
+that is not `full`'s ends the benchmark in float32.
 """
 
 from __future__ import annotations
@@ -196,8 +197,8 @@ def _row(engine: ActivationEngine, cell: Cell, answers: Mapping[str, Sequence[An
         "context": cell[0],
         "query": cell[1],
         **{name: _median(answers[name]) for name in ours},
-        "memory / floor": memory / floor,
-        "disk / floor": disk / floor,
+        "mem/floor": memory / floor,
+        "disk/floor": disk / floor,
         "saved": 1 - memory / full,
         "floor saves": 1 - floor / full,
     }
@@ -264,13 +265,13 @@ def _reading(engine: ActivationEngine, disk: Disk, peers: Sequence[Peer]) -> lis
     process = "a new process each time" if disk.always_new else "one other process for all cells"
     lines = [
         f"memory: the context's KV on {engine.model.device}, where the model is; disk: {process}",
-        "saved, floor saves: 1 - memory / full, 1 - floor / full; paper: its largest saving in this cell; nor floor: the "
-        "floor saves less than the paper too, the query alone takes longer",
+        "saved, floor saves: 1 - memory / full, 1 - floor / full; paper: its largest saving in this cell; nor floor: "
+        "the floor saves less than the paper too, the query alone takes longer",
     ]
     if engine.model.dtype != torch.float32:
         lines.append(
-            "other token: whose first token is not that of full; exact in float32, while in other dtypes the split of a "
-            "prompt into passes changes the rounding"
+            "other token: whose first token is not that of full; exact in float32, while in other dtypes the split of "
+            "a prompt into passes changes the rounding"
         )
     return lines + [f"{peer.name}: {peer.about}" for peer in peers]
 
