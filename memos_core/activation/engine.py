@@ -19,6 +19,7 @@ from memos_core.activation.decode import Decoding, Reply, Sampler, end_tokens
 from memos_core.activation.fingerprint import model_fingerprint, tokenizer_fingerprint
 from memos_core.activation.keys import Identity, Source, Tier, merge_sources, salt_for, shared_length
 from memos_core.activation.kv import KVPrefix, growing_cache, reuse_refusal
+from memos_core.activation.memory import Held
 from memos_core.activation.models import LoadedModel, load_model
 from memos_core.activation.pace import Pace
 from memos_core.activation.request import Chunk, GenerateOptions, Usage
@@ -200,6 +201,7 @@ class ActivationEngine:
         save: bool = False,
         hold: bool = True,
         pin: bool = False,
+        public: bool = False,
         should_yield: Callable[[], None] | None = None,
     ) -> KVPrefix:
         """Compute the KV of a prompt's beginning ahead of the request, starting from what is stored.
@@ -211,6 +213,8 @@ class ActivationEngine:
             save: write it to disk.
             hold: keep it in memory.
             pin: keep it there and never evict it.
+            public: for every user of the scope's tenant, e.g. a long text that all prompts begin with. Anybody who
+                sends these tokens can tell by the time it takes that they were sent before.
             should_yield: called between chunks of 512 tokens, and every second while requests keep the model busy;
                 may wait, or raise to give up.
 
@@ -220,7 +224,7 @@ class ActivationEngine:
         """
         if self.reuse_refused:
             raise KVError(self.reuse_refused)
-        ids, salt, since = self._checked(tokens), salt_for(scope), self.store.clock
+        ids, salt, since = self._checked(tokens), salt_for(scope, public=public), self.store.clock
         hit = self.store.find(salt, ids)
         sources = merge_sources(derived_from, hit.derived_from if hit else ())
         known = hit.n_tokens if hit else 0
@@ -249,8 +253,16 @@ class ActivationEngine:
             them on disk is in memory now, for `prefill` to start from).
         """
         ids = self._checked(tokens)
-        hit = None if self.reuse_refused else self.store.find(salt_for(scope), ids)
+        hit = self._find(scope, ids)
         return hit.tier if hit and hit.n_tokens == len(ids) else None
+
+    def _find(self, scope: Scope, ids: Sequence[int], token_s: float | None = None) -> Held | None:
+        """The longest beginning that the user, or else everybody of the tenant, has of these tokens."""
+        if self.reuse_refused:
+            return None
+        own = self.store.find(salt_for(scope), ids, token_s=token_s)
+        public = self.store.find(salt_for(scope, public=True), ids, token_s=token_s)
+        return max((hit for hit in (own, public) if hit), key=lambda hit: hit.n_tokens, default=None)
 
     def forget(self, keys: Iterable[str]) -> int:
         """Drop prefixes from memory and disk by `KVPrefix.key`; returns how many there were."""
@@ -263,15 +275,18 @@ class ActivationEngine:
         words too and name no cube. See `KVStore.drop`."""
         self.store.drop(keys=keys, cube_ids=cube_ids, salts={salt_for(scope) for scope in owners})
 
-    def attach(self, tokens: Sequence[int], scope: Scope) -> tuple[DynamicCache, int]:
-        """A cache for `model.generate(input_ids, past_key_values=cache)` that starts with what is stored.
+    def attach(self, tokens: Sequence[int] | Mapping[str, Any], scope: Scope) -> tuple[DynamicCache, int]:
+        """A cache for `model.generate(**inputs, past_key_values=cache)` that starts with what is stored.
+
+        Args:
+            tokens: of one prompt: ids, or what a tokenizer returns (`input_ids`, [1, n_tokens]).
+            scope: whose they are.
 
         Returns:
             The cache, yours to use once, and how many leading tokens it holds: at most all but the last,
             which the model must be given to compute.
         """
-        ids = self._checked(tokens)
-        hit = None if self.reuse_refused else self.store.find(salt_for(scope), ids[:-1])
+        hit = self._find(scope, self._checked(_one_prompt(tokens))[:-1])
         return (hit.cache(), hit.n_tokens) if hit else (DynamicCache(config=self.model.config), 0)
 
     # Generation
@@ -326,7 +341,7 @@ class ActivationEngine:
             prompt = self.encode(prompt)  # type: ignore[arg-type]
         ids = self._checked(prompt)  # type: ignore[arg-type]
         cancelled = cancelled or (lambda: False)
-        return self._run(ids, salt_for(scope), options, tuple(derived_from), cancelled, started)
+        return self._run(ids, scope, options, tuple(derived_from), cancelled, started)
 
     async def astream(
         self,
@@ -346,7 +361,7 @@ class ActivationEngine:
     def _run(
         self,
         ids: list[int],
-        salt: str,
+        scope: Scope,
         options: GenerateOptions,
         derived_from: tuple[Source, ...],
         cancelled: Callable[[], bool],
@@ -355,7 +370,7 @@ class ActivationEngine:
         """Look up, decode, keep."""
         since = self.store.clock
         looks = options.reuse and not self.reuse_refused
-        hit = self.store.find(salt, ids[:-1], token_s=self._pace.token_s) if looks else None
+        hit = self._find(scope, ids[:-1], self._pace.token_s) if looks else None
         cached = hit.n_tokens if hit else 0
         self._count(requests=1, hits=bool(hit), misses=looks and not hit, tokens_saved=cached)
         cache = hit.growing_cache() if hit else self._empty_cache()
@@ -379,7 +394,8 @@ class ActivationEngine:
             self._count(cancelled=work.finish == "cancelled")
             if work.finish and work.done > cached and options.keep and not self.reuse_refused:
                 sources = merge_sources(derived_from, hit.derived_from if hit else ())
-                self.store.put(self._prefix(cache, salt, work.computed, sources, own=False), since=since)
+                prefix = self._prefix(cache, salt_for(scope), work.computed, sources, own=False)
+                self.store.put(prefix, since=since)
         assert work.finish is not None
         ended = time.perf_counter()
         if work.first_at is not None and len(ids) - cached >= _TELLING:
@@ -459,3 +475,21 @@ class ActivationEngine:
         with self._counting:
             counts = dict(self._counts)
         return {**counts, **self.store.stats}
+
+
+def _one_prompt(tokens: Sequence[int] | Mapping[str, Any]) -> Sequence[int]:
+    """The ids of one prompt, also out of what a tokenizer returns.
+
+    Raises:
+        InvalidArgument: several prompts, or padding.
+    """
+    if not isinstance(tokens, Mapping):
+        return tokens
+    ids = torch.as_tensor(tokens["input_ids"])
+    mask = torch.as_tensor(tokens.get("attention_mask", torch.ones_like(ids)))
+    if ids.dim() != 2 or ids.shape[0] != 1 or not bool(mask.all()):
+        raise InvalidArgument(
+            f"input_ids has shape {list(ids.shape)}; pass one prompt, [1, n_tokens], without padding"
+        )
+    found: list[int] = ids[0].tolist()
+    return found

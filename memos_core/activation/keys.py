@@ -51,17 +51,18 @@ class Identity:
         ).digest()
 
 
-def salt_for(scope: Scope) -> str:
+def salt_for(scope: Scope, *, public: bool = False) -> str:
     """The salt that keeps one user's KV from everybody else's.
 
     Args:
         scope: tenant and user count; agent and session do not, so that a user's agents share.
+        public: the salt of what all users of the tenant share on purpose.
 
     Returns:
         32 hex digits that do not show the names (they are written into file headers, and servers that take a
         salt, such as vLLM, log it).
     """
-    owner = f"{scope.tenant}\x00{scope.user or ''}"
+    owner = f"{scope.tenant}\x00\x00public" if public else f"{scope.tenant}\x00{scope.user or ''}"
     return hashlib.blake2b(owner.encode(), digest_size=16, person=b"memos-kv-salt").hexdigest()
 
 

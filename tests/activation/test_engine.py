@@ -83,6 +83,34 @@ def test_attach_serves_model_generate(engine: ActivationEngine, scope: Scope, re
     assert out[0, len(ids) :].tolist() == reference(ids, 8)
 
 
+def test_attach_takes_what_a_tokenizer_returns(
+    engine: ActivationEngine, scope: Scope, reference: Reference
+) -> None:
+    engine.prefill(prompt(60), scope)
+    ids = torch.tensor([prompt(90)])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    cache, n = engine.attach(inputs, scope)
+    assert n == 60
+    made = engine.model.generate(**inputs, past_key_values=cache, max_new_tokens=6, do_sample=False)
+    assert made[0, 90:].tolist() == reference(prompt(90), 6)
+    for bad in (torch.cat([ids, ids]), ids[0]):
+        with pytest.raises(InvalidArgument, match="one prompt"):
+            engine.attach({"input_ids": bad}, scope)
+    with pytest.raises(InvalidArgument, match="padding"):
+        engine.attach({"input_ids": ids, "attention_mask": torch.zeros_like(ids)}, scope)
+
+
+def test_what_is_public_is_shared_within_a_tenant_and_nothing_else_is(engine: ActivationEngine) -> None:
+    alice, bob = Scope(tenant="acme", user="alice"), Scope(tenant="acme", user="bob")
+    engine.prefill(prompt(60), alice, public=True, derived_from=[("handbook", 1)])
+    for who, expected in ((alice, 60), (bob, 60), (Scope(tenant="other", user="bob"), 0)):
+        assert engine.attach(prompt(90), who)[1] == expected
+    engine.generate(prompt(90), bob, GenerateOptions(max_new_tokens=2))
+    assert engine.attach([*prompt(90), 7, 7], alice)[1] == 60  # what bob went on with is bob's
+    assert engine.store.drop(cube_ids=["handbook"]) >= 2  # bob's prompt was computed from it
+    assert engine.attach(prompt(90), alice)[1] == engine.attach(prompt(90), bob)[1] == 0
+
+
 def test_the_next_turn_starts_where_the_last_one_ended(engine: ActivationEngine, scope: Scope) -> None:
     ids = prompt(40)
     reply = token_ids(engine.stream(ids, scope, GenerateOptions(max_new_tokens=10)))
