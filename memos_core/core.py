@@ -35,6 +35,7 @@ class Core:
     Args:
         model: a name, a `LoadedModel`, an `ActivationEngine`, or None; loaded at first use.
         duplicates, lifecycle: the policies. audit_reads: whether the audit log also says what was read.
+        encryption: of the KV files.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Core:
         duplicates: DuplicatePolicy | None = None,
         lifecycle: LifecyclePolicy | None = None,
         audit_reads: bool = False,
+        encryption: bytes | bool = False,
     ) -> None:
         self.vault = vault
         self.retriever = retriever
@@ -56,6 +58,7 @@ class Core:
         self.audit_reads = audit_reads
         self.scheduler = MemScheduler(vault, retriever, housekeeping=self.keep_house)
         self.model = model
+        self._encryption = encryption
         self.engine: Engine | None = None
         self.closed = False
         self._lock = threading.Lock()
@@ -115,8 +118,8 @@ class Core:
         if isinstance(model, ActivationEngine):
             return model
         if isinstance(model, LoadedModel):
-            return ActivationEngine(model, kv_dir=self.kv_dir)
-        return ActivationEngine.open(model, kv_dir=self.kv_dir)
+            return ActivationEngine(model, kv_dir=self.kv_dir, encryption=self._encryption)
+        return ActivationEngine.open(model, kv_dir=self.kv_dir, encryption=self._encryption)
 
     def near_duplicates(self, cubes: Sequence[MemCube], policy: DuplicatePolicy) -> dict[str, list[str]]:
         """For each cube, the ids of stored cubes of the same user and agent whose meaning is near, nearest first."""

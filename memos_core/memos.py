@@ -32,6 +32,7 @@ from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_
 from memos_core.retrieval import Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
 from memos_core.twins import in_thread
 from memos_core.vault import CubeFilter, Vault
+from memos_core.vault.sealing import seal_for
 from memos_core.versions import Versions
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class MemOS(Memory, Items, Versions, Governed):
         duplicates: DuplicatePolicy | None = None,
         lifecycle: LifecyclePolicy | Literal["default"] | None = "default",
         audit_reads: bool = False,
+        encryption: bytes | bool = False,
     ) -> Self:
         """Open a vault, making it where it does not exist.
 
@@ -103,6 +105,8 @@ class MemOS(Memory, Items, Versions, Governed):
             lifecycle: when cubes are activated, archived and expired; the default is `DecayPolicy()`. None: only
                 their ttl moves them.
             audit_reads: whether the audit log also says who read what; each read is then a write.
+            encryption: of the KV files: a key of 16, 24 or 32 bytes; True takes that of `LANGGRAPH_AES_KEY`. For a
+                `model` that is an `ActivationEngine`, give it to the engine.
 
         Raises:
             InvalidArgument: an argument cannot be used. VaultError, VaultNewer: the vault cannot be opened.
@@ -112,6 +116,7 @@ class MemOS(Memory, Items, Versions, Governed):
         if url is not None and not isinstance(url, os.PathLike):
             arguments.text(url, "url")
         policy = _check_open(principal, extractor, structures, duplicates, lifecycle)
+        seal_for(encryption)
         registry = StructureRegistry()
         for structure in structures:
             _register(registry, structure)
@@ -127,6 +132,7 @@ class MemOS(Memory, Items, Versions, Governed):
                 duplicates=duplicates,
                 lifecycle=policy,
                 audit_reads=audit_reads,
+                encryption=encryption,
             )
             return cls(core, scope, principal or Principal(tenant=tenant), "memos")
         except BaseException:

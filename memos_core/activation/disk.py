@@ -27,7 +27,7 @@ from memos_core.activation.header import (
 )
 from memos_core.activation.keys import Identity, merge_sources, shared_length
 from memos_core.activation.kv import KVPrefix
-from memos_core.activation.kvfile import publish_file, read_file, stage_file
+from memos_core.activation.kvfile import PLAIN, Writing, publish_file, read_file, settle_folder, stage_file
 from memos_core.errors import KVCorrupt, KVError, KVMismatch
 
 logger = logging.getLogger("memos_core.activation")
@@ -46,9 +46,18 @@ class DiskTier:
         identity: the model to serve.
         budget: bytes for all files under `folder`; the least recently used go first.
         device: where loaded tensors should be.
+        how: in which form files are written, encrypted or not. Files written otherwise are not looked at.
     """
 
-    def __init__(self, folder: Path, identity: Identity, budget: int, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        budget: int,
+        device: str | torch.device,
+        how: Writing = PLAIN,
+    ) -> None:
+        self.how = how
         self.folder = folder
         self.home = folder / identity.model[:16]
         self.identity = identity
@@ -61,7 +70,15 @@ class DiskTier:
 
     def files(self) -> list[KVFile]:
         """Every file of this model, tokenizer and dtype; a header is read once, until its file changes."""
-        return [about for about, _ in self._refresh() if about.identity == self.identity]
+        return [about for about, _ in self._mine()]
+
+    def chains(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """The salt and the token ids of each of them."""
+        return [(about.salt, ids) for about, ids in self._mine()]
+
+    def _mine(self) -> list[tuple[KVFile, NDArray[np.int64]]]:
+        ours = self.identity, self.how.sealed
+        return [(about, ids) for about, ids in self._refresh() if (about.identity, about.sealed) == ours]
 
     def _refresh(self) -> list[tuple[KVFile, NDArray[np.int64]]]:
         """Bring what is known of the folder up to date: headers and token ids of what can be read."""
@@ -80,7 +97,10 @@ class DiskTier:
             about = read_header(path)
             if about.model != self.identity.model:
                 raise KVMismatch(f"{path} belongs to another model")
-            return about, about.tokens()
+            if about.sealed != self.how.sealed:
+                logger.info("KV file of another key, or of none, is left alone: %s", path)
+                return about, np.empty(0, np.int64)
+            return about, about.tokens(self.how.seal)
         except (KVError, OSError) as err:
             self.report(err)
             return None, np.empty(0, np.int64)
@@ -90,16 +110,12 @@ class DiskTier:
         logger.warning("KV file not used: %s", err)
         self.damaged += isinstance(err, (KVCorrupt, KVMismatch))
 
-    def candidates(self, salt: str, tokens: Sequence[int], at_least: int) -> list[KVFile]:
-        """Files of this salt that share at least so many leading tokens, best first, then shortest."""
+    def candidates(self, salt: str, tokens: Sequence[int], at_least: int) -> list[tuple[int, KVFile]]:
+        """Files of this salt that share at least so many leading tokens, with how many: best first, then shortest."""
         ids = np.asarray(tokens)
-        found = []
-        for about, stored in self._refresh():
-            if about.identity == self.identity and about.salt == salt:
-                n = shared_length(stored, ids)
-                if n >= max(at_least, 1):
-                    found.append((-n, about.n_tokens, about))
-        return [about for _, _, about in sorted(found, key=lambda item: item[:2])]
+        shared = [(shared_length(stored, ids), about) for about, stored in self._mine() if about.salt == salt]
+        found = [(n, about) for n, about in shared if n >= max(at_least, 1)]
+        return sorted(found, key=lambda item: (-item[0], item[1].n_tokens))
 
     def ignore(self, about: KVFile) -> None:
         """Stop offering a file that turned out damaged, until it is written again."""
@@ -125,7 +141,7 @@ class DiskTier:
             theirs, ours = getattr(about, part), getattr(self.identity, part)
             if theirs != ours:
                 raise KVMismatch(f"{path} was made with {part} {theirs[:16]}; this is {part} {ours[:16]}")
-        _, prefix = read_file(path, device=self.device)
+        _, prefix = read_file(path, device=self.device, how=self.how)
         _touch(path)
         return prefix
 
@@ -150,7 +166,7 @@ class DiskTier:
             prefix = replace(prefix, derived_from=known)
         if prefix.nbytes > self.budget:
             raise KVError(f"a prefix of {prefix.nbytes} bytes is over disk_budget={self.budget}; raise it")
-        temporary = stage_file(self.home, prefix, self.identity)
+        temporary = stage_file(self.home, prefix, self.identity, self.how)
         try:
             self._make_room(temporary.stat().st_size, path)
             with allowed():
@@ -158,6 +174,7 @@ class DiskTier:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        settle_folder(self.home)
         return path
 
     def _make_room(self, nbytes: int, replaced: Path) -> None:

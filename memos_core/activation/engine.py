@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache
 
 from memos_core.activation.decode import Decoding, Reply, Sampler, end_tokens
 from memos_core.activation.fingerprint import model_fingerprint, tokenizer_fingerprint
-from memos_core.activation.keys import Identity, Source, Tier, merge_sources, salt_for, shared_length
+from memos_core.activation.forms import Quantization, form_of
+from memos_core.activation.keys import Identity, Source, Tier, merge_sources, salt_for
 from memos_core.activation.kv import KVPrefix, growing_cache, reuse_refusal
+from memos_core.activation.kvfile import Writing
 from memos_core.activation.memory import Held
 from memos_core.activation.models import LoadedModel, load_model
 from memos_core.activation.pace import Pace
+from memos_core.activation.prompts import Messages, Prompts, one_prompt
 from memos_core.activation.request import Chunk, GenerateOptions, Usage
 from memos_core.activation.stepping import in_steps
 from memos_core.activation.store import KVStore
 from memos_core.activation.turns import Turns
 from memos_core.cube.scope import Scope
 from memos_core.errors import InvalidArgument, KVError, ModelError
-
-Messages = Sequence[Mapping[str, Any]]
+from memos_core.vault.sealing import seal_for
 
 CHUNK = 512
 """Tokens per forward pass of background prefill; between two passes every request goes first."""
@@ -41,10 +42,9 @@ KV before it, so that few long ones are quicker."""
 _TELLING = 256  # the fewest tokens of a prompt that tell how long one takes
 
 _DEFAULTS = GenerateOptions()
-_FOLLOWERS = ("a", "7", "\n\n", " .")
 
 
-class ActivationEngine:
+class ActivationEngine(Prompts):
     """A model with memory for what it has read: prompts that begin alike are computed once.
 
     Safe to use from many threads. Forward passes run one at a time; streams that are open together take
@@ -57,8 +57,12 @@ class ActivationEngine:
         memory_budget: bytes of KV in memory, on the model's device.
         host_budget: bytes of KV in the host's memory, for what no longer fits an accelerator's; not used on a CPU.
         disk_budget: bytes of files in `kv_dir`.
+        quantization: "int8" or "fp8" stores KV in 8 bits, a quarter of float32's; replies can then differ from those
+            without reuse. None stores it exactly.
+        encryption: a key of 16, 24 or 32 bytes for the files; True takes that of `LANGGRAPH_AES_KEY`.
 
     Raises:
+        InvalidArgument: a budget, `quantization` or `encryption` cannot be used. MissingExtra: for `encryption`.
         ModelError: no decoder-only model, or its weights are not in memory.
     """
 
@@ -70,10 +74,11 @@ class ActivationEngine:
         memory_budget: int = 1 << 30,
         host_budget: int = 2 << 30,
         disk_budget: int = 4 << 30,
+        quantization: Quantization | None = None,
+        encryption: bytes | bool = False,
     ) -> None:
-        self.name = loaded.name
+        super().__init__(loaded.name, loaded.tokenizer)
         self.model = loaded.model.eval()
-        self.tokenizer = loaded.tokenizer
         if self.model.config.is_encoder_decoder:
             raise ModelError(f"{loaded.name} is an encoder-decoder model; pass a decoder-only chat model")
         self.model_fingerprint = model_fingerprint(self.model)
@@ -85,13 +90,10 @@ class ActivationEngine:
         self._vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         accepted = inspect.signature(self.model.forward).parameters
         self._last_logits = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        added = self.tokenizer.added_tokens_decoder.values()
-        control = {*self.tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
-        self._control = sorted(control, key=lambda token: (-len(token), token))
         self._end = end_tokens(self.model, self.tokenizer)
-        identity = Identity(
-            self.model_fingerprint, self.tokenizer_fingerprint, str(self.model.dtype).removeprefix("torch.")
-        )
+        how = Writing(form_of(quantization), seal_for(encryption))
+        dtype = f"{self.model.dtype}".removeprefix("torch.") + (how.form.name and f" {how.form.name}")
+        identity = Identity(self.model_fingerprint, self.tokenizer_fingerprint, dtype, how.secret)
         self.store = KVStore(
             identity,
             memory_budget=memory_budget,
@@ -99,6 +101,7 @@ class ActivationEngine:
             disk_dir=kv_dir,
             disk_budget=disk_budget,
             device=self.model.device,
+            how=how,
         )
         self._turns = Turns()
         self._pace = Pace()
@@ -115,6 +118,8 @@ class ActivationEngine:
         memory_budget: int = 1 << 30,
         host_budget: int = 2 << 30,
         disk_budget: int = 4 << 30,
+        quantization: Quantization | None = None,
+        encryption: bytes | bool = False,
         dtype: str = "float32",
         device: str | None = "auto",
         cache_dir: Path | None = None,
@@ -127,68 +132,9 @@ class ActivationEngine:
             memory_budget=memory_budget,
             host_budget=host_budget,
             disk_budget=disk_budget,
+            quantization=quantization,
+            encryption=encryption,
         )
-
-    # Tokens
-
-    def encode(
-        self, messages: Messages, *, add_generation_prompt: bool = True, tools: list[Any] | None = None
-    ) -> list[int]:
-        """The tokens of a conversation, by the tokenizer's chat template.
-
-        Args:
-            messages: dicts with "role" and "content".
-            add_generation_prompt: end with the start of the assistant's turn.
-            tools: passed to the template.
-
-        Raises:
-            ModelError: the tokenizer has no chat template.
-            InvalidArgument: the template refuses these messages.
-        """
-        if not self.tokenizer.chat_template:
-            raise ModelError(f"{self.name} has no chat template; pass token ids, or use an instruct model")
-        try:
-            ids = self.tokenizer.apply_chat_template(
-                [self._defused(m) for m in messages],
-                tools=tools,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=True,
-                return_dict=False,
-            )
-        except (TemplateError, TypeError, KeyError) as err:
-            raise InvalidArgument(f"messages do not fit the chat template of {self.name}: {err}") from err
-        return [int(i) for i in ids]
-
-    def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The message, with a space in what the tokenizer would read as a control token: text that people or
-        memories bring along must not end a turn or begin a system message."""
-        content = message.get("content")
-        if not isinstance(content, str):
-            return dict(message)
-        for token in self._control:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-        return {**message, "content": content}
-
-    def count_tokens(self, text: str) -> int:
-        """Length of a text in tokens, without special ones."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def prompt_length(self, messages: Messages) -> int:
-        """Length of a prompt in tokens, the start of the assistant's turn included."""
-        return len(self.encode(messages))
-
-    def stable_prefix(self, messages: Messages, *, tools: list[Any] | None = None) -> list[int]:
-        """The tokens that every request starting with these messages begins with, whatever follows them.
-
-        Found by rendering with several different next messages and keeping what the results share, which
-        holds for any template and any tokenizer that merges across the seam.
-
-        Raises:
-            ModelError, InvalidArgument: as `encode`.
-        """
-        role = "assistant" if messages and messages[-1].get("role") == "user" else "user"
-        renders = [self.encode([*messages, {"role": role, "content": f}], tools=tools) for f in _FOLLOWERS]
-        return renders[0][: min(shared_length(renders[0], other) for other in renders[1:])]
 
     # Memory
 
@@ -286,7 +232,7 @@ class ActivationEngine:
             The cache, yours to use once, and how many leading tokens it holds: at most all but the last,
             which the model must be given to compute.
         """
-        hit = self._find(scope, self._checked(_one_prompt(tokens))[:-1])
+        hit = self._find(scope, self._checked(one_prompt(tokens))[:-1])
         return (hit.cache(), hit.n_tokens) if hit else (DynamicCache(config=self.model.config), 0)
 
     # Generation
@@ -430,7 +376,7 @@ class ActivationEngine:
         """Bytes of KV that are stored for a token: measured, since not every configuration tells it."""
         cache = self._empty_cache()
         self._forward(cache, [0], background=False)
-        return self._prefix(cache, "", [0], ()).nbytes
+        return self.store.stored_bytes(self._prefix(cache, "", [0], ()))
 
     def _empty_cache(self) -> DynamicCache:
         """The cache that this model's layers need."""
@@ -475,21 +421,3 @@ class ActivationEngine:
         with self._counting:
             counts = dict(self._counts)
         return {**counts, **self.store.stats}
-
-
-def _one_prompt(tokens: Sequence[int] | Mapping[str, Any]) -> Sequence[int]:
-    """The ids of one prompt, also out of what a tokenizer returns.
-
-    Raises:
-        InvalidArgument: several prompts, or padding.
-    """
-    if not isinstance(tokens, Mapping):
-        return tokens
-    ids = torch.as_tensor(tokens["input_ids"])
-    mask = torch.as_tensor(tokens.get("attention_mask", torch.ones_like(ids)))
-    if ids.dim() != 2 or ids.shape[0] != 1 or not bool(mask.all()):
-        raise InvalidArgument(
-            f"input_ids has shape {list(ids.shape)}; pass one prompt, [1, n_tokens], without padding"
-        )
-    found: list[int] = ids[0].tolist()
-    return found

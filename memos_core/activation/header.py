@@ -2,7 +2,9 @@
 
 A KV file is a safetensors file (format: github.com/huggingface/safetensors) with the tensor ``tokens``
 (int64, [n]) and per layer ``layers.<i>.key`` and ``layers.<i>.value``. Its metadata holds format, model,
-tokenizer, dtype, salt, key, number of tokens, sources, and a BLAKE2b checksum over all of it.
+tokenizer, dtype, salt, key, number of tokens, sources, and a BLAKE2b checksum over all of it. In an encrypted file
+there is one tensor of bytes, ``layers``, instead of the layers', and the bytes of it and of ``tokens`` are AES-GCM's.
+The sources, ids of cubes, stay readable: whoever erases a cube must find what was computed from it without the key.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from memos_core.activation.keys import Identity, Source
 from memos_core.errors import KVCorrupt, KVError, KVMismatch
+from memos_core.vault.chunking import Damaged
+from memos_core.vault.sealing import Seal
 
 FORMAT = "memos-kv/1"
 SUFFIX = ".safetensors"
@@ -44,6 +48,7 @@ class KVFile:
         dtype: dtype of the model, e.g. ``"float32"``.
         checksum: BLAKE2b over the other fields and all tensors, hex.
         tokens_at: where the token ids lie in the file: (first byte, byte after the last).
+        sealed: which key the tensors are encrypted with, by a name that does not tell it; "" if they are not.
     """
 
     path: Path
@@ -57,18 +62,42 @@ class KVFile:
     dtype: str
     checksum: str = field(repr=False)
     tokens_at: tuple[int, int] = field(repr=False)
+    sealed: str = ""
 
     @property
     def identity(self) -> Identity:
         """The model, tokenizer and dtype it was made with."""
         return Identity(self.model, self.tokenizer, self.dtype)
 
-    def tokens(self) -> NDArray[np.int64]:
-        """The token ids as the file has them, [n_tokens] int64; not verified against the checksum."""
+    @property
+    def place(self) -> bytes:
+        """What encrypted tensors are bound to: all that the header says, but the sources and the checksum."""
+        named = [self.model, self.tokenizer, self.dtype, self.salt, self.key, str(self.n_tokens), self.sealed]
+        return json.dumps(named).encode()
+
+    def tokens(self, seal: Seal | None = None) -> NDArray[np.int64]:
+        """The token ids as the file has them, [n_tokens] int64; not verified against the checksum.
+
+        Raises:
+            KVCorrupt: they were encrypted, and not with this key.
+        """
         with self.path.open("rb") as stream:
             stream.seek(self.tokens_at[0])
             raw = stream.read(self.tokens_at[1] - self.tokens_at[0])
-        return np.frombuffer(raw, dtype="<i8")
+        return np.frombuffer(self.opened(raw, seal) if self.sealed else raw, dtype="<i8")
+
+    def opened(self, stored: bytes, seal: Seal | None) -> bytes:
+        """One encrypted tensor's content.
+
+        Raises:
+            KVCorrupt: it was not encrypted with this key, or for another file.
+        """
+        try:
+            if seal is not None:
+                return seal.open(self.place, stored)
+        except Damaged:
+            pass
+        raise KVCorrupt(f"{self.path} cannot be decrypted with this key; delete it, it can be computed again")
 
 
 def read_header(path: Path, *, whole: bool = True) -> KVFile:
@@ -118,6 +147,7 @@ def _parse_header(path: Path, size: int, header: bytes, whole: bool) -> KVFile:
             dtype=about["dtype"],
             checksum=about["checksum"],
             tokens_at=(start + int(first), start + int(last)),
+            sealed=about.get("sealed", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise KVCorrupt(f"{path} has a damaged header; delete it, it can be computed again") from err

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
@@ -37,17 +37,22 @@ class Identity:
     Args:
         model: `model_fingerprint`.
         tokenizer: `tokenizer_fingerprint`.
-        dtype: the KV's dtype as torch prints it, without the ``torch.`` (``"float32"``).
+        dtype: the KV's dtype as torch prints it, without the ``torch.`` (``"float32"``), and how it is stored, where
+            that is not exact (``"float32 int8"``).
+        secret: goes into every name, so that nobody without it can tell from a name what was computed.
     """
 
     model: str
     tokenizer: str
     dtype: str
+    secret: bytes = field(default=b"", repr=False, compare=False)
 
     def seed(self, salt: str) -> bytes:
         """The start of every chain of this model for one salt."""
         return hashlib.blake2b(
-            "\x00".join((self.model, self.tokenizer, self.dtype, salt)).encode(), digest_size=16
+            "\x00".join((self.model, self.tokenizer, self.dtype, salt)).encode(),
+            digest_size=16,
+            key=self.secret,
         ).digest()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, contiguous_format
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from memos_core.activation.forms import EXACT, Form
 from memos_core.activation.keys import Identity, Source, chain_hashes, merge_sources, salt_for
 from memos_core.errors import KVError
 
@@ -139,13 +140,15 @@ class GrowingLayer(DynamicLayer):
 
     Args:
         room: shared with the other layers. layer: which one this is.
-        pieces: keys and values of each, [1, kv_heads, n_tokens, head_dim]; they are left as they are.
+        pieces: of each what `form` stores of this layer; they are left as they are.
     """
 
-    def __init__(self, room: _Room, layer: int, pieces: Sequence[tuple[Tensor, ...]] = ()) -> None:
+    def __init__(
+        self, room: _Room, layer: int, pieces: Sequence[tuple[Tensor, ...]] = (), form: Form = EXACT
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._room, self._layer, self._pieces = room, layer, list(pieces)
-        self._length = sum(keys.shape[2] for keys, _ in pieces)
+        self._room, self._layer, self._pieces, self._form = room, layer, list(pieces), form
+        self._length = sum(piece[0].shape[2] for piece in pieces)
         self._mine: tuple[Tensor, ...] = ()
 
     def get_seq_length(self) -> int:
@@ -168,7 +171,9 @@ class GrowingLayer(DynamicLayer):
 
     def _grow(self, keys: Tensor, values: Tensor, before: int) -> None:
         """Move into a larger room."""
-        pieces = self._pieces or ([tuple(old[:, :, :before] for old in self._mine)] if self._mine else [])
+        pieces = [self._form.unpack(piece, keys.dtype) for piece in self._pieces]
+        if self._mine:
+            pieces = [tuple(old[:, :, :before] for old in self._mine)]
         self._mine, self._pieces = self._room.of(self._layer, keys, values, self._length), []
         start = 0
         for piece in pieces:
@@ -178,11 +183,11 @@ class GrowingLayer(DynamicLayer):
             start = end
 
 
-def growing_cache(parts: Sequence[Layers], n_layers: int) -> DynamicCache:
+def growing_cache(parts: Sequence[Layers], n_layers: int, form: Form = EXACT) -> DynamicCache:
     """A cache for one sequence that starts with these parts, each behind the one before it; they may lie on another
-    device."""
+    device, and are stored in this form."""
     cache, room = DynamicCache(), _Room(n_layers)
-    cache.layers.extend(GrowingLayer(room, n, [part[n] for part in parts]) for n in range(n_layers))
+    cache.layers.extend(GrowingLayer(room, n, [part[n] for part in parts], form) for n in range(n_layers))
     return cache
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from memos_core.activation.forms import EXACT, Form
 from memos_core.activation.keys import Source, Tier, Tokens, merge_sources
 from memos_core.activation.kv import KVPrefix, Layers, alone, cache_of, growing_cache
 from memos_core.activation.radix import Ids, Node
@@ -51,7 +52,8 @@ class Held:
         n_tokens: how many of its tokens.
         tier: where they were found: "host" if any of them was there. device: where the model is.
         derived_from: the cubes (id, version) whose text may be among them.
-        parts: their KV, piece after piece.
+        parts: their KV, piece after piece, stored in this form.
+        dtype: the model's.
     """
 
     n_tokens: int
@@ -59,10 +61,15 @@ class Held:
     derived_from: tuple[Source, ...]
     parts: tuple[Layers, ...]
     device: str | torch.device = "cpu"
+    form: Form = EXACT
+    dtype: torch.dtype = torch.float32
 
     def layers(self) -> Layers:
         """The KV of all its tokens: the stored tensors themselves where they lie in one piece, else a copy."""
-        parts = [_moved(part, self.device) for part in self.parts]
+        parts = [
+            tuple(self.form.unpack(layer, self.dtype) for layer in _moved(part, self.device))
+            for part in self.parts
+        ]
         if len(parts) == 1:
             return parts[0]
         joined = zip(*parts, strict=True)
@@ -76,7 +83,7 @@ class Held:
 
     def growing_cache(self) -> DynamicCache:
         """The same for one sequence: quicker, but only the model's forward passes may change it."""
-        return growing_cache(self.parts, len(self.parts[0]))
+        return growing_cache(self.parts, len(self.parts[0]), self.form)
 
 
 class MemoryTier:
@@ -85,11 +92,19 @@ class MemoryTier:
     Args:
         budget: bytes on the model's device. host_budget: bytes in the host's memory, where what is evicted from the
             device goes.
-        device: the model's.
+        device: the model's. form: how KV is stored.
     """
 
-    def __init__(self, budget: int, host_budget: int = 0, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        budget: int,
+        host_budget: int = 0,
+        device: str | torch.device = "cpu",
+        form: Form = EXACT,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.budget, self.host_budget, self.device = budget, host_budget, device
+        self.form, self.dtype = form, dtype
         self.worth: Callable[[str, Ids], float] | None = None
         self.used = self.host_used = 0
         self.evictions = 0
@@ -120,7 +135,7 @@ class MemoryTier:
         parts.append(last.layers if inside == len(last.ids) else _views(last.layers, inside))
         tier: Tier = "host" if any(run.on_host for run in path) else "memory"
         sources = merge_sources(*(run.sources for run in path))
-        return Held(n, tier, sources, tuple(parts), self.device)
+        return Held(n, tier, sources, tuple(parts), self.device, self.form, self.dtype)
 
     def put(self, prefix: KVPrefix, n_tokens: int, *, pin: bool) -> bool:
         """Keep the first tokens of a prefix; what of them is here already is not stored again.
@@ -133,19 +148,22 @@ class MemoryTier:
         end, n = root.reach(ids)
         path = end.path()
         self._touch(path)
-        need = sum(t[:, :, n:n_tokens].nbytes for layer in prefix.layers for t in layer)
+        new = self._packed(prefix.layers, n, n_tokens) if n < n_tokens else ()
+        need = sum(tensor.nbytes for layer in new for tensor in layer)
         fixed = self._fixed(path)
         held = sum(run.nbytes for run in self.runs() if id(run) in fixed and not run.on_host)
         away = [run for run in path if run.on_host]
         if held + need + sum(run.nbytes for run in away) <= self.budget:
             for run in away:
-                self._place(run, _slice(prefix.layers, run.start, run.end), on_host=False)
+                self._place(run, self._packed(prefix.layers, run.start, run.end), on_host=False)
         elif held + need > self.budget:
             return False
         self._evict(need, fixed)
         self._roots[prefix.salt] = root
         if n < n_tokens:
             end = self._append(end, prefix, n, n_tokens)
+            end.layers = new
+            self._count(end, 1)
         elif end.parent is not None:
             end.sources = merge_sources(end.sources, prefix.derived_from)
         if n_tokens == len(prefix.tokens):
@@ -153,13 +171,17 @@ class MemoryTier:
         end.pinned |= pin
         return True
 
+    def _packed(self, layers: Layers, start: int, end: int) -> Layers:
+        """Some tokens' KV as it is stored, in tensors of their own."""
+        if self.form is EXACT:
+            return _slice(layers, start, end)
+        return tuple(self.form.pack(*(tensor[:, :, start:end] for tensor in layer)) for layer in layers)
+
     def _append(self, parent: Run, prefix: KVPrefix, n: int, n_tokens: int) -> Run:
         """A run of the prefix's tokens from `n` on, behind `parent`."""
         run = Run(np.asarray(prefix.tokens[n:n_tokens], dtype=np.int64), parent)
-        run.layers = _slice(prefix.layers, n, n_tokens)
         run.salt, run.sources = prefix.salt, prefix.derived_from
         self._touch([run])
-        self._count(run, 1)
         return run
 
     def _fixed(self, path: Collection[Run] = ()) -> set[int]:

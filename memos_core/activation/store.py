@@ -13,8 +13,9 @@ import torch
 
 from memos_core.activation.disk import DiskTier
 from memos_core.activation.header import KVFile
-from memos_core.activation.keys import BLOCK, Identity, Source, chain_hashes, shared_length
+from memos_core.activation.keys import BLOCK, Identity, Source, chain_hashes
 from memos_core.activation.kv import KVPrefix
+from memos_core.activation.kvfile import PLAIN, Writing
 from memos_core.activation.memory import Held, MemoryTier
 from memos_core.activation.pace import Pace
 from memos_core.activation.radix import Chain, Ids
@@ -38,6 +39,7 @@ class KVStore:
         disk_budget: bytes of files under `disk_dir`, all models together.
         device: where KV read from disk should be.
         token_bytes: of the KV of one token; 0 where that is not known.
+        how: in which form KV is stored, and whether files are encrypted.
     """
 
     def __init__(
@@ -50,14 +52,16 @@ class KVStore:
         disk_budget: int = 4 << 30,
         device: str | torch.device = "cpu",
         token_bytes: int = 0,
+        how: Writing = PLAIN,
     ) -> None:
         if min(memory_budget, host_budget, disk_budget) < 0:
             raise InvalidArgument("memory_budget, host_budget and disk_budget are bytes; pass 0 or more")
         self.identity = identity
         self.token_bytes = token_bytes
-        self.disk = None if disk_dir is None else DiskTier(Path(disk_dir), identity, disk_budget, device)
+        self.disk = None if disk_dir is None else DiskTier(Path(disk_dir), identity, disk_budget, device, how)
         self._lock = threading.RLock()
-        self._memory = MemoryTier(memory_budget, host_budget, device)
+        dtype = getattr(torch, identity.dtype.split()[0], torch.float32)  # of what is unpacked
+        self._memory = MemoryTier(memory_budget, host_budget, device, how.form, dtype)
         self._pace = Pace()
         self._clock = 0
         self._dropped: OrderedDict[str, int] = OrderedDict()
@@ -140,15 +144,13 @@ class KVStore:
         hit = self.match(salt, tokens)
         clock = self._clock
         known = hit.n_tokens if hit else 0
-        for about in self.disk.candidates(salt, tokens, known + BLOCK) if self.disk else ():
-            gain = shared_length(about.tokens(), tokens) - known
-            if token_s is not None and not self._pace.pays(about.n_tokens, gain * token_s):
+        for n, about in self.disk.candidates(salt, tokens, known + BLOCK) if self.disk else ():
+            if token_s is not None and not self._pace.pays(about.n_tokens, (n - known) * token_s):
                 continue
             started = time.perf_counter()
             prefix = self._load_or_report(about)
             if prefix is not None and self._current(prefix.derived_from, clock):
                 self._pace.took(prefix.n_tokens, time.perf_counter() - started)
-                n = shared_length(prefix.tokens, tokens)
                 self.put(prefix, n_tokens=n, since=clock)
                 return Held(n, "disk", prefix.derived_from, (prefix.cut(n),), self._memory.device)
         return hit
@@ -193,6 +195,10 @@ class KVStore:
         if chain_hashes(self.identity.seed(prefix.salt), prefix.tokens)[-1].hex() != prefix.key:
             raise KVMismatch("this prefix was made by another model, tokenizer or dtype than this store's")
 
+    def stored_bytes(self, prefix: KVPrefix) -> int:
+        """Bytes that a prefix takes in the form in which it is stored."""
+        return sum(t.nbytes for k, v in prefix.layers for t in self._memory.form.pack(k, v))
+
     def usage(self) -> dict[str, int]:
         """Bytes in memory, by salt."""
         with self._lock:
@@ -208,7 +214,7 @@ class KVStore:
 
     def files(self) -> list[Chain]:
         """Every sequence of tokens that this model has a file of."""
-        return [Chain(about.salt, about.tokens()) for about in self.disk.files()] if self.disk else []
+        return [Chain(salt, tokens) for salt, tokens in self.disk.chains()] if self.disk else []
 
     def release(self, salt: str, tokens: Sequence[int] | Ids, keep: int = 0) -> int:
         """Take what stands behind the first `keep` of these tokens out of memory, with all that continues it, except

@@ -135,6 +135,17 @@ class Encrypted:
             raise Damaged("it was not encrypted with this key for this place") from None
 
 
+def seal_for(encryption: bytes | bool) -> Encrypted | None:
+    """What an option `encryption` asks for: a key, True for the one in the environment, False for none.
+
+    Raises:
+        InvalidArgument: a key that cannot be used. MissingExtra: `cryptography` is not installed.
+    """
+    if encryption is False:
+        return None
+    return Encrypted(key_from_environment() if encryption is True else encryption)
+
+
 def key_from_environment() -> bytes:
     """The key in `LANGGRAPH_AES_KEY`, as LangGraph's own EncryptedSerializer takes it.
 
