@@ -46,14 +46,14 @@ def show(
     tables: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Print one table, what was not measured and what one must know to read it, and write all as JSON where that
-    is wanted. A value that is None was not measured. With `tables` the rows are too wide for one: each has a title
-    and the names of its columns."""
+    is wanted. A value that is None or not in its row was not measured. With `tables` the rows are too wide for one:
+    each has a title and the names of its columns."""
     out = console()
     for heading, names in (tables or {title: list(rows[0])}).items():
-        right = [n for n in names if any(isinstance(row[n], int | float) for row in rows)]
+        right = [n for n in names if any(isinstance(row.get(n), int | float) for row in rows)]
         made = table(f"{heading}\n{machine()}", *names, right=right)
         for row in rows:
-            made.add_row(*(_cell(row[name]) for name in names))
+            made.add_row(*(_cell(row.get(name)) for name in names))
         out.print(made)
     for line in skipped:
         out.print(f"not measured: {line}", style="dim")

@@ -60,14 +60,17 @@ def main() -> None:
         problems: dict[str, str] = {}
         for cell in QUICK if options.quick else PAPER:
             print(f"{cell[0]} + {cell[1]} tokens …", file=sys.stderr)
-            answers = measure(engine, cell, disk, peers, options.rounds)
+            asked = [] if options.quick and rows else peers  # quickly: peers in the first cell only
+            answers = measure(engine, cell, disk, asked, options.rounds)
             rows.append(_row(engine, cell, answers))
             problems = _problems(engine, cell, answers) | problems
     place = torch.cuda.get_device_name() if engine.model.device.type == "cuda" else "the CPU"
     title = f"Time to first token in seconds, {options.model} in {options.dtype} on {place}"
     ours = [name for name in rows[0] if not any(name.startswith(peer.name) for peer in peers)]
-    theirs = ["context", "query", *(name for name in rows[0] if name not in ours)]
-    tables = {title: ours} | ({"The same cells by peers": theirs} if peers else {})
+    tables = {title: ours}
+    for peer in peers:
+        named = [name for name in rows[0] if name.startswith(peer.name)]
+        tables[f"The same cells, {peer.name}"] = ["context", "query", *named]
     notes = [*_reading(engine, disk, peers), *problems.values()]
     show(title, rows, skipped, options.json, notes, tables=tables)
 
@@ -197,8 +200,8 @@ def _row(engine: ActivationEngine, cell: Cell, answers: Mapping[str, Sequence[An
         "context": cell[0],
         "query": cell[1],
         **{name: _median(answers[name]) for name in ours},
-        "mem/floor": memory / floor,
-        "disk/floor": disk / floor,
+        "mem / floor": memory / floor,
+        "disk / floor": disk / floor,
         "saved": 1 - memory / full,
         "floor saves": 1 - floor / full,
     }
@@ -216,8 +219,8 @@ def _row(engine: ActivationEngine, cell: Cell, answers: Mapping[str, Sequence[An
         # A peer that computes the whole prompt at a speed of its own is compared with that.
         whole = figures.get(f"{name.rpartition(' ')[0]} full", full)
         if name.endswith(("memory", "file")):
-            both = isinstance(figure, float) and isinstance(whole, float)
-            row[f"{name} saved"] = 1 - figure / whole if both else None
+            known = isinstance(figure, float) and isinstance(whole, float)
+            row[f"{name} saved"] = 1 - float(figure) / float(whole) if known else None
     return row
 
 

@@ -15,7 +15,7 @@ from memos_core.cube import Scope
 
 SCOPE = Scope(user="benchmark")
 VOCABULARY = 49_152  # SmolLM2's
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "random-7b": {  # Mistral-7B's, which is Llama-3-8B's with a smaller vocabulary
         "hidden_size": 4096,
         "intermediate_size": 14_336,
@@ -38,7 +38,7 @@ WORDS = ("the", "harbour", "keeps", "a", "record", "of", "every", "boat", "that"
 
 def open_engine(model: str, dtype: str, device: str, folder: Path) -> ActivationEngine:
     """An engine over one of `MODELS`. Every process that asks for the same gets the same weights."""
-    budgets = {"memory_budget": 4 << 30, "disk_budget": 4 << 30}
+    budgets: dict[str, Any] = {"memory_budget": 4 << 30, "disk_budget": 4 << 30}
     if model not in SHAPES:
         return ActivationEngine.open(model, kv_dir=folder, dtype=dtype, device=device, **budgets)
     loaded = LoadedModel(_random_model(model, dtype, device), _tokenizer(), model)
@@ -57,14 +57,15 @@ def _random_model(model: str, dtype: str, device: str) -> Any:
     )
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))  # type: ignore[no-untyped-call]
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     """One word per token, for a model that no text was ever shown to."""
     words = {"<end>": 0} | {f"w{i}": i for i in range(1, VOCABULARY)}
     backend = Tokenizer(models.WordLevel(words, unk_token="<end>"))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<end>")
+    ends = {"eos_token": "<end>", "pad_token": "<end>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **ends)  # type: ignore[no-untyped-call]
 
 
 def prompt(engine: ActivationEngine, length: int) -> list[int]:

@@ -65,7 +65,8 @@ UPSTREAM = Venv(
     ("MemoryOS==2.0.33", "transformers==4.57.6", "torch==2.13.0", "accelerate==1.15.0"),
     "benchmarks.peers.upstream",
     "KVCacheMemory and HFLLM.generate, the same weights; again: the same question once more, to the cache as the first "
-    "left it; file: load of the dump and the first question, in a new process; saved: against full",
+    "left it, which is longer by that question, so that a right first token is luck; file: load of the dump and the "
+    "first question, in a new process; saved: against full of ours",
 )
 LLAMA = Venv(
     "llama.cpp",
