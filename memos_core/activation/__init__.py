@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memos_core.activation.models import LOCAL_MODELS, LoadedModel, load_model
     from memos_core.activation.request import Chunk, GenerateOptions, Usage
     from memos_core.activation.store import KVStore
+    from memos_core.activation.toolcalls import ToolCall, ToolReader, tool_form
 
 _HOME = {
     "ActivationEngine": "engine",
@@ -35,6 +36,8 @@ _HOME = {
     "KVStore": "store",
     "LOCAL_MODELS": "models",
     "LoadedModel": "models",
+    "ToolCall": "toolcalls",
+    "ToolReader": "toolcalls",
     "Usage": "request",
     "all_files": "header",
     "chain_hashes": "keys",
@@ -45,6 +48,7 @@ _HOME = {
     "reuse_refusal": "kv",
     "salt_for": "keys",
     "tokenizer_fingerprint": "fingerprint",
+    "tool_form": "toolcalls",
     "verify_file": "kvfile",
 }
 
@@ -58,6 +62,8 @@ __all__ = [
     "KVStore",
     "LOCAL_MODELS",
     "LoadedModel",
+    "ToolCall",
+    "ToolReader",
     "Usage",
     "all_files",
     "chain_hashes",
@@ -68,6 +74,7 @@ __all__ = [
     "reuse_refusal",
     "salt_for",
     "tokenizer_fingerprint",
+    "tool_form",
     "verify_file",
 ]
 

@@ -23,6 +23,7 @@ from memos_core.activation.kv import KVPrefix, reuse_refusal
 from memos_core.activation.models import LoadedModel, load_model
 from memos_core.activation.request import Chunk, GenerateOptions, Usage
 from memos_core.activation.store import KVStore
+from memos_core.activation.toolcalls import ToolForm, tool_form
 from memos_core.activation.turns import Turns
 from memos_core.cube.scope import Scope
 from memos_core.errors import InvalidArgument, KVError, ModelError
@@ -123,7 +124,7 @@ class ActivationEngine:
         Args:
             messages: dicts with "role" and "content".
             add_generation_prompt: end with the start of the assistant's turn.
-            tools: passed to the template.
+            tools: passed to the template, as JSON Schemas in OpenAI's form.
 
         Raises:
             ModelError: the tokenizer has no chat template.
@@ -134,7 +135,7 @@ class ActivationEngine:
         try:
             ids = self.tokenizer.apply_chat_template(
                 [self._defused(m) for m in messages],
-                tools=tools,
+                tools=self._defused(tools),
                 add_generation_prompt=add_generation_prompt,
                 tokenize=True,
                 return_dict=False,
@@ -143,15 +144,27 @@ class ActivationEngine:
             raise InvalidArgument(f"messages do not fit the chat template of {self.name}: {err}") from err
         return [int(i) for i in ids]
 
-    def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The message, with a space in what the tokenizer would read as a control token: text that people or
-        memories bring along must not end a turn or begin a system message."""
-        content = message.get("content")
-        if not isinstance(content, str):
-            return dict(message)
-        for token in self._control:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-        return {**message, "content": content}
+    def _defused(self, said: Any) -> Any:
+        """A message or tool, with a space in what the tokenizer would read as a control token: text that people,
+        memories or tools bring along must not end a turn or begin a system message."""
+        if isinstance(said, str):
+            for token in self._control:
+                said = said.replace(token, f"{token[0]} {token[1:]}")
+            return said
+        if isinstance(said, Mapping):
+            return {self._defused(key): self._defused(value) for key, value in said.items()}
+        return [self._defused(one) for one in said] if isinstance(said, list | tuple) else said
+
+    def tool_form(self) -> ToolForm:
+        """How this model writes tool calls.
+
+        Raises:
+            ModelError: its chat template has no place for tools, or has calls written in a form that is not known.
+        """
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("tool_use", template.get("default"))
+        return tool_form(template or "", self.name)
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in tokens, without special ones."""
