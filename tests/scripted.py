@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from activation.tiny import make_model, make_tokenizer
 
 from memos_core.activation import LoadedModel
@@ -25,20 +24,24 @@ HERMES = (
 LLAMA = (
     "{% if tools %}<|im_start|>tools\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}Respond in the format "
     '{"name": function name, "parameters": dictionary of argument name and its value}.<|im_end|>\n{% endif %}'
-) + _TURNS.replace("CALL", '{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}')
+) + _TURNS.replace(
+    "CALL", '{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}'
+)
 
 Says = str | tuple[str, dict[str, Any]]
 """What is said: a text, or a tool's name and arguments."""
 
 
-def scripted(replies: Mapping[str, Says], template: str = HERMES, *, otherwise: Says = "Hello there.") -> LoadedModel:
+def scripted(
+    replies: Mapping[str, Says], template: str = HERMES, *, otherwise: Says = "Noted."
+) -> LoadedModel:
     """A model that answers by the question. Ask it with `reuse=False`: it must see whole prompts.
 
     Args:
         replies: for questions that hold the key. otherwise: for others, and once a tool has answered.
     """
     tokenizer = make_tokenizer(template=template)
-    model = make_model(len(tokenizer))
+    model = make_model(len(tokenizer), num_hidden_layers=1)
     compute = model.forward
     read: dict[int, list[int]] = {}  # what each request's cache was given
     left: dict[int, Iterator[int]] = {}

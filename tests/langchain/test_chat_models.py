@@ -35,7 +35,6 @@ def chat(with_model: MemOS) -> ChatMemOS:
     return ChatMemOS(memos=with_model, max_tokens=8)
 
 
-_CUSTOMER = {"description": "A company."}
 _REPLIES: dict[str, Says] = {
     "magic_function(3)": ("magic_function", {"input": 3}),
     "magic_function_no_args()": ("magic_function_no_args", {}),
@@ -43,9 +42,9 @@ _REPLIES: dict[str, Says] = {
     "1 + 2": ("my_adder_tool", {"a": 1, "b": 2}),
     "Hello!": ("magic_function", {"input": 1}),
     "weather in San Francisco": ("get_weather", {"location": "San Francisco, CA"}),
-    "你好啊集团": ("unicode_customer", {"customer_name": "你好啊集团", **_CUSTOMER}),
-    "こんにちは株式会社": ("unicode_customer", {"customer_name": "こんにちは株式会社", **_CUSTOMER}),
-    "joke": ("Joke", {"setup": "Why do cats sleep?", "punchline": "They are cats."}),
+    "你好啊集团": ("unicode_customer", {"customer_name": "你好啊集团"}),
+    "こんにちは株式会社": ("unicode_customer", {"customer_name": "こんにちは株式会社"}),
+    "joke": ("Joke", {"setup": "Why?", "punchline": "So."}),
 }
 
 
