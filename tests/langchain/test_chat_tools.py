@@ -103,7 +103,7 @@ def test_a_template_without_tools_is_refused_at_once(opened: Open, loaded: Loade
     other = HERMES.replace('{"name": <function-name>', "<function=name>")
     tokenizer = make_tokenizer(template=other)
     strange = LoadedModel(make_model(len(tokenizer)), tokenizer, "strange")
-    with pytest.raises(ModelError, match="chat template of strange .* a form that is not known"):
+    with pytest.raises(ModelError, match=r"chat template of strange .* a form that is not known"):
         chat(opened(strange)).bind_tools([weather])
 
 
