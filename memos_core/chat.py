@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
-from memos_core.activation import Chunk, GenerateOptions
+from memos_core.activation import Chunk, GenerateOptions, ToolReader
 from memos_core.memos import MemOS, Prompt
+from memos_core.prompt import asked
 
 
 class Settings(Protocol):
@@ -38,15 +40,20 @@ def options_of(fields: Settings, call: Mapping[str, Any]) -> GenerateOptions:
 
 class ChatTurn:
     """A prompt with memory in it, the reply piece by piece, and what follows: the turn is remembered, if that is
-    wanted, and the scheduler prepares the next one. A reply that is not read to its end is not remembered.
+    wanted, and the scheduler prepares the next one. A reply that is not read to its end is not remembered, and one that
+    calls tools is no end of a turn.
 
     Args:
-        view: whose request it is. messages: `{"role", "content"}` dicts, oldest first.
-        options: how to generate. recall_k: memories recalled for the last message; 0 recalls none.
-        remember: store the last message, if it is the user's, and the reply.
+        view: whose request it is. messages: `{"role", "content"}` dicts, oldest first; an assistant's may have
+            "tool_calls" in OpenAI's form (with the arguments as an object).
+        options: how to generate. recall_k: memories recalled for the question; 0 recalls none.
+        remember: store the question and the reply.
+        tools: what the model may call, as JSON Schemas in OpenAI's form; the chunks then carry its `calls`.
+        tool_choice: None leaves it to the model, "any" makes it call one, a name this one.
 
     Raises:
-        InvalidArgument: as `MemOS.prompt`. ModelError, MissingExtra: the model cannot be loaded.
+        InvalidArgument: as `MemOS.prompt`, or `tool_choice` is something else. ModelError, MissingExtra: the model
+            cannot be loaded, or its chat template has no tools.
     """
 
     prompt: Prompt
@@ -59,11 +66,26 @@ class ChatTurn:
         *,
         recall_k: int,
         remember: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | None = None,
     ) -> None:
         self._view, self._options, self._remember = view, options, remember
         self._messages = [dict(message) for message in messages]
+        self._reader: ToolReader | None = None
+        self._text, self._called = "", False
         self._engine = view.generator  # loaded first: how much memory fits depends on it
-        self.prompt = view.prompt(self._messages, k=recall_k, room_for=options.max_new_tokens)
+        begun, extra = "", 0
+        if tools:
+            engine = view.engine
+            form = engine.tool_form()
+            begun = form.beginning(tool_choice, [tool["function"]["name"] for tool in tools])
+            self._reader = ToolReader(form, begun)
+            extra = len(engine.encode(_ONE, tools=[*tools])) - len(engine.encode(_ONE))
+        self.prompt = view.prompt(self._messages, k=recall_k, room_for=options.max_new_tokens + extra)
+        self._sent: Any = self.prompt.messages
+        if tools:
+            ids = engine.encode(self.prompt.messages, tools=[*tools])
+            self._sent = [*ids, *engine.tokenizer.encode(begun, add_special_tokens=False)]
 
     @classmethod
     async def abegin(cls, *args: Any, **how: Any) -> Self:
@@ -72,30 +94,43 @@ class ChatTurn:
 
     def stream(self) -> Generator[Chunk, None, None]:
         """The reply; the last chunk carries the usage. See `ActivationEngine.stream`."""
-        text, prompt = "", self.prompt
         for chunk in self._engine.stream(
-            prompt.messages, self._view.scope, self._options, derived_from=prompt.sources
+            self._sent, self._view.scope, self._options, derived_from=self.prompt.sources
         ):
-            text += chunk.text
-            yield chunk
-        self._finish(text)
+            yield from self._read(chunk)
+        self._finish()
 
     async def astream(self) -> AsyncGenerator[Chunk, None]:
         """`stream` for asyncio. Cancelling it ends the request at the next forward pass."""
-        text, prompt = "", self.prompt
         chunks = self._engine.astream(
-            prompt.messages, self._view.scope, self._options, derived_from=prompt.sources
+            self._sent, self._view.scope, self._options, derived_from=self.prompt.sources
         )
         async with aclosing(chunks):
             async for chunk in chunks:
-                text += chunk.text
-                yield chunk
-        await asyncio.to_thread(self._finish, text)
+                for piece in self._read(chunk):
+                    yield piece
+        await asyncio.to_thread(self._finish)
 
-    def _finish(self, reply: str) -> None:
-        said, system = self._messages[-1:], self._messages[:1]
-        if self._remember and said and said[0]["role"] == "user":
-            self._view.remember([*said, {"role": "assistant", "content": reply}])
+    def _read(self, chunk: Chunk) -> list[Chunk]:
+        """The chunk with its text told from tool calls; none while nothing can be said of it."""
+        if self._reader is not None:
+            text, calls = self._reader.push(chunk.text, last=chunk.usage is not None)
+            if not text and not calls and chunk.usage is None:
+                return []
+            chunk = replace(chunk, text=text, calls=calls)
+        self._text += chunk.text
+        self._called = self._called or bool(chunk.calls)
+        return [chunk]
+
+    def _finish(self) -> None:
+        if self._called:
+            return
+        at, system = asked(self._messages), self._messages[:1]
+        if self._remember and at is not None:
+            self._view.remember([self._messages[at], {"role": "assistant", "content": self._text}])
         self._view.turn_finished(
             system=system[0]["content"] if system and system[0]["role"] == "system" else None
         )
+
+
+_ONE = ({"role": "user", "content": "."},)

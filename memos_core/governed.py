@@ -210,6 +210,17 @@ class Governed(View):
         )
         return self._core.vault.log(query)
 
+    def note_refusal(self, what: str, cube_id: str = "") -> None:
+        """Add to the audit log of this view's user that an adapter refused a call, e.g. a tool call in which a model
+        named another user.
+
+        Args:
+            what: which call and why, without any content. cube_id: the cube it was about, if any.
+        """
+        owner = (self._scope.tenant, self._scope.user or "")
+        with self._core.vault.writing(self._actor) as writer:
+            writer.audit.note("refuse", owner, arguments.name(cube_id, "cube_id"), detail=what)
+
     def verify_audit_log(self) -> list[str]:
         """What was changed in this scope's audit log after it was written, in sentences; [] if nothing."""
         return self._core.vault.verify_log(self._scope)

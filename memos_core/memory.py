@@ -12,6 +12,7 @@ from memos_core import arguments
 from memos_core.checks import check_cube, check_details
 from memos_core.cube import (
     LIVE,
+    NOT_MEMORIES,
     MemCube,
     Namespace,
     Origin,
@@ -27,8 +28,6 @@ from memos_core.settle import has_slot, settle_contradiction, settle_duplicate
 from memos_core.vault import Order, Right
 from memos_core.view import View, distinct_ids
 
-# What a search or a prompt is not about unless asked: the verbatim conversation, and records of KV caches.
-NOT_MEMORIES = ("message", "kv")
 # What a grant to write lets others change; the rest is its owner's.
 _ID_LENGTH = 200  # no cube's id is longer
 _GRANTED_CHANGES = frozenset({"text", "tags", "semantic_type", "spoken_at", "valid_from", "valid_to"})

@@ -21,15 +21,15 @@ from memos_core.cube import (
     now,
     validation_message,
 )
+from memos_core.cube import NOT_MEMORIES as NOT_MEMORIES
 from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy
 from memos_core.governed import Governed
 from memos_core.items import Items
-from memos_core.memory import NOT_MEMORIES as NOT_MEMORIES
 from memos_core.memory import Memory
-from memos_core.prompt import ChatMessage, check_messages, compose
+from memos_core.prompt import ChatMessage, asked, check_messages, compose
 from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_statements, slot_fields
-from memos_core.retrieval import Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
+from memos_core.retrieval import Embedder, Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
 from memos_core.twins import in_thread
 from memos_core.vault import CubeFilter, Vault
 from memos_core.vault.sealing import seal_for
@@ -228,6 +228,20 @@ class MemOS(Memory, Items, Versions, Governed):
         return self._core.retriever.embedder is not None
 
     @property
+    def embedding(self) -> Embedder:
+        """The embedder by which search compares meanings.
+
+        Raises:
+            InvalidArgument: opened without one.
+        """
+        used = self._core.retriever.embedder
+        if used is None:
+            raise InvalidArgument(
+                "this MemOS has no embedder; pass embedder= to MemOS.open, e.g. embedder='all-minilm-l6-v2'"
+            )
+        return used
+
+    @property
     def model_name(self) -> str | None:
         """The model's name, as it was given to `open`; None without a model."""
         model = self._core.model
@@ -341,7 +355,8 @@ class MemOS(Memory, Items, Versions, Governed):
 
     def prompt(self, messages: Sequence[ChatMessage], *, k: int = 2, room_for: int = 0) -> Prompt:
         """Lay out a prompt with memory in it, stable parts first: the session's resident memory behind the
-        system text, and `k` memories recalled for the last user message in front of its question.
+        system text, and `k` memories recalled for the last user message in front of its question; they stay there
+        while tools are called for it.
 
         Args:
             messages: `{"role", "content"}` dicts, oldest first, with or without a system message.
@@ -350,14 +365,14 @@ class MemOS(Memory, Items, Versions, Governed):
                 recalled memories are left out from the last on, then the resident ones; never a message.
 
         Raises:
-            InvalidArgument: a message without a role, or a system or last user message that is no text.
+            InvalidArgument: a message without a role, or a system message or question that is no text.
         """
         arguments.count(k, "k")
         arguments.count(room_for, "room_for")
         check_messages(messages)
         resident = self.scheduler.resident(self._scope, self._principal.clearance)
-        last = messages[-1] if messages else {}
-        recalled = self.recall(last["content"], k=k) if last.get("role") == "user" and k else []
+        at = asked(messages)
+        recalled = self.recall(messages[at]["content"], k=k) if at is not None and k else []
         while True:
             laid_out = compose(messages, resident, [h.cube for h in recalled])
             if not (recalled or resident) or self._fits(laid_out, room_for):
@@ -372,10 +387,8 @@ class MemOS(Memory, Items, Versions, Governed):
         if engine is None:
             return True
         # Tokens are at least a byte each: short prompts need no counting.
-        if (
-            sum(len(m["content"].encode()) for m in messages if isinstance(m["content"], str))
-            < engine.context_length // 2
-        ):
+        said = sum(len(m["content"].encode()) for m in messages if isinstance(m["content"], str))
+        if said + room_for < engine.context_length // 2:
             return True
         return engine.prompt_length(messages) + room_for <= engine.context_length
 

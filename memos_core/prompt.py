@@ -50,11 +50,23 @@ def system_with_memory(system: str, resident: Iterable[MemCube]) -> str:
     return "\n".join([system, "", _RESIDENT, *lines]) if lines else system
 
 
+def asked(messages: Sequence[ChatMessage]) -> int | None:
+    """Where the user's message stands that is to be answered: the last one, or the one that the tool calls and results
+    at the end belong to. None where something else was said since."""
+    for i in range(len(messages) - 1, -1, -1):
+        role = messages[i].get("role")
+        if role == "user":
+            return i
+        if role != "tool" and not (role == "assistant" and messages[i].get("tool_calls")):
+            return None
+    return None
+
+
 def check_messages(messages: Sequence[ChatMessage]) -> None:
     """Refuse messages that no memory can be put into.
 
     Raises:
-        InvalidArgument: a message without a role, or a system or last user message that is no text.
+        InvalidArgument: a message without a role, or a system message or question that is no text.
     """
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
         raise InvalidArgument(f"messages must be a list of dicts, got {messages!r:.80}")
@@ -63,9 +75,10 @@ def check_messages(messages: Sequence[ChatMessage]) -> None:
             raise InvalidArgument(
                 f"messages[{i}] must be a dict with 'role' and 'content', got {message!r:.80}"
             )
-        last_of_user = i == len(messages) - 1 and message["role"] == "user"
+    at = asked(messages)
+    for i, message in enumerate(messages):
         first_of_system = i == 0 and message["role"] == "system"
-        if (last_of_user or first_of_system) and not isinstance(message.get("content"), str):
+        if (i == at or first_of_system) and not isinstance(message.get("content"), str):
             raise InvalidArgument(
                 f"messages[{i}]: 'content' must be a text, got {message.get('content')!r:.80}"
             )
@@ -79,14 +92,16 @@ def compose(
     Args:
         messages: `{"role", "content"}` dicts in order, with or without a system message first.
         resident: memories that stand in front of every prompt of this session, in a fixed order.
-        recalled: memories found for the last user message; they are put into it, before the question.
+        recalled: memories found for the user's question (see `asked`); they are put into it, before the question.
     """
+    at = asked(messages)
     rest = list(messages)
     system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else DEFAULT_SYSTEM
     out: list[ChatMessage] = [{"role": "system", "content": system_with_memory(system, resident)}, *rest]
-    if recalled and rest and rest[-1]["role"] == "user":
+    if recalled and at is not None:
+        question, from_end = messages[at], at - len(messages)
         notes = "\n".join(" ".join(cube.text.split()) for cube in recalled)
-        out[-1] = {**rest[-1], "content": f"{notes}\n\n{_ask(rest[-1]['content'])}"}
+        out[from_end] = {**question, "content": f"{notes}\n\n{_ask(question['content'])}"}
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
-    from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables import Runnable, RunnableConfig
     from langchain_core.runnables.config import ensure_config
+    from langchain_core.tools import BaseTool
+    from langchain_core.utils.function_calling import convert_to_openai_tool
 except ImportError:
     from memos_core.errors import missing_extra
 
@@ -24,13 +26,11 @@ from langchain_core.language_models.chat_models import agenerate_from_stream, ge
 from pydantic import ConfigDict, Field
 
 from langchain_memos.scopes import ids_of
-from memos_core.activation import GenerateOptions, Usage
+from langchain_memos.turns import call_chunks, to_dicts
+from memos_core.activation import Chunk, GenerateOptions
 from memos_core.chat import ChatTurn, options_of
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS, Prompt
-
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
-_TEXT_BLOCKS = ("text", "tool_use", "tool_call", "reasoning", "thinking")
 
 
 class ChatMemOS(BaseChatModel):
@@ -44,12 +44,15 @@ class ChatMemOS(BaseChatModel):
         model = ChatMemOS(memos=MemOS.open(model="smollm2-135m"))
         model.invoke("What is my dog called?", {"configurable": {"user_id": "maya", "thread_id": "t1"}})
 
+    Tools (`bind_tools`) and structured output go through the model's chat template, for models that were trained to
+    call tools. Recalled memories stay in front of the question while its tools are called.
+
     Args:
         memos: an open view with a model. temperature: 0 is greedy. top_p, seed: for sampling.
         max_tokens: the most tokens of a reply. stop: strings that end one.
         recall_k: how many memories to recall for a question; 0 recalls none.
         reuse: whether stored KV is used.
-        remember: store the last human message and the reply as memory, when a call ends.
+        remember: store the last human message and the reply as memory, when a call ends without tool calls.
         agent: part of the scope; give agents of one user with different system messages different names.
         streaming: let `invoke` stream to callbacks, as in other chat models.
 
@@ -95,6 +98,33 @@ class ChatMemOS(BaseChatModel):
         params["ls_provider"] = "memos"
         params["ls_model_name"] = kwargs.get("model") or self.memos.model_name or ""
         return params
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """See `BaseChatModel.bind_tools`. Loads the model, if it is not.
+
+        Args:
+            tool_choice: None or "auto": the model chooses; "any", "required" or True: it must call one; a tool's name:
+                this one; "none": it is told of none.
+
+        Raises:
+            ModelError: the model's chat template has no place for tools, or writes calls in a form not known here.
+            InvalidArgument: a choice of a tool there is not.
+        """
+        formatted = [convert_to_openai_tool(one) for one in tools]
+        for one in formatted:
+            one["function"].setdefault("description", "")  # some templates cannot do without
+        choice = _choice(tool_choice)
+        if choice == "none" or not formatted:
+            return self.bind(**kwargs)
+        names = [one["function"]["name"] for one in formatted]
+        self.memos.engine.tool_form().beginning(choice, names)  # refused here, not in the middle of a run
+        return self.bind(tools=formatted, tool_choice=choice, **kwargs)
 
     # The config is not handed down to `_generate`; these four carry its scope there.
 
@@ -168,9 +198,11 @@ class ChatMemOS(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        turn = ChatTurn(*self._request(messages, stop, kwargs), **self._memory)
+        turn = ChatTurn(*self._request(messages, stop, kwargs), **self._how(kwargs))
+        calls = 0
         for chunk in turn.stream():
-            piece = self._piece(chunk.text, chunk.usage, turn.prompt)
+            piece = self._piece(chunk, turn.prompt, calls)
+            calls += len(chunk.calls)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=piece)
             yield piece
@@ -182,17 +214,23 @@ class ChatMemOS(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        turn = await ChatTurn.abegin(*self._request(messages, stop, kwargs), **self._memory)
+        turn = await ChatTurn.abegin(*self._request(messages, stop, kwargs), **self._how(kwargs))
+        calls = 0
         async with aclosing(turn.astream()) as chunks:
             async for chunk in chunks:
-                piece = self._piece(chunk.text, chunk.usage, turn.prompt)
+                piece = self._piece(chunk, turn.prompt, calls)
+                calls += len(chunk.calls)
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=piece)
                 yield piece
 
-    @property
-    def _memory(self) -> dict[str, Any]:
-        return {"recall_k": self.recall_k, "remember": self.remember}
+    def _how(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "recall_k": self.recall_k,
+            "remember": self.remember,
+            "tools": kwargs.get("tools") or (),
+            "tool_choice": kwargs.get("tool_choice"),
+        }
 
     def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
@@ -202,14 +240,17 @@ class ChatMemOS(BaseChatModel):
             user=kwargs.get("user_id"), agent=self.agent, session=kwargs.get("thread_id"), adapter="langchain"
         )
         options = replace(options_of(self, {**kwargs, "stop": stop}), reuse=self.reuse)
-        return view, [_to_dict(m) for m in messages], options
+        return view, to_dicts(messages), options
 
-    def _piece(self, text: str, usage: Usage | None, prompt: Prompt) -> ChatGenerationChunk:
+    def _piece(self, chunk: Chunk, prompt: Prompt, before: int) -> ChatGenerationChunk:
+        """A chunk as LangChain's. `before`: how many tool calls came before it."""
+        usage, calls = chunk.usage, call_chunks(chunk.calls, before)
         if usage is None:
-            return ChatGenerationChunk(message=AIMessageChunk(content=text))
+            return ChatGenerationChunk(message=AIMessageChunk(content=chunk.text, tool_call_chunks=calls))
+        finish = "tool_calls" if before or calls else usage.finish_reason
         metadata = {
             "model_name": self.memos.model_name,
-            "finish_reason": usage.finish_reason,
+            "finish_reason": finish,
             "memos": {
                 "ttft_s": round(usage.ttft_s, 4),
                 "kv_tier": usage.tier,
@@ -224,9 +265,13 @@ class ChatMemOS(BaseChatModel):
             input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
         )
         message = AIMessageChunk(
-            content=text, response_metadata=metadata, usage_metadata=counts, chunk_position="last"
+            content=chunk.text,
+            tool_call_chunks=calls,
+            response_metadata=metadata,
+            usage_metadata=counts,
+            chunk_position="last",
         )
-        return ChatGenerationChunk(message=message, generation_info={"finish_reason": usage.finish_reason})
+        return ChatGenerationChunk(message=message, generation_info={"finish_reason": finish})
 
 
 def _with_scope(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -234,19 +279,16 @@ def _with_scope(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[s
     return {**ids_of(ensure_config(config).get("configurable", {})), **kwargs}
 
 
-def _to_dict(message: BaseMessage) -> dict[str, Any]:
-    """A message in the form that chat templates take.
+def _choice(wanted: str | dict[str, Any] | bool | None) -> str | None:
+    """What LangChain's callers say of the choice of a tool, as None, "any", "none" or a name.
 
     Raises:
-        InvalidArgument: its content is not text, or its role is unknown to chat templates.
+        InvalidArgument: it is something else.
     """
-    if isinstance(message.content, list) and any(
-        isinstance(block, dict) and block.get("type", "text") not in _TEXT_BLOCKS for block in message.content
-    ):
-        raise InvalidArgument(
-            f"messages: a {message.type} message holds content that is not text, which this model cannot read"
-        )
-    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type)
-    if role is None:
-        raise InvalidArgument(f"messages: a message of type {message.type!r} has no place in a chat template")
-    return {"role": role, "content": message.text}
+    if isinstance(wanted, dict):  # OpenAI's {"type": "function", "function": {"name": …}}
+        wanted = wanted.get("function", wanted).get("name")
+        if not isinstance(wanted, str):
+            raise InvalidArgument("tool_choice must be a text, or a dict that names a function")
+    if wanted in (None, False, "auto"):
+        return None
+    return "any" if wanted in (True, "required") else str(wanted)

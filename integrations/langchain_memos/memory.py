@@ -45,12 +45,14 @@ class MemOSMemory(BaseChatMemory):
         session: the conversation; None takes the session of `memos`, else begins a new one (its id is then in
             `session`). Pass the same one after a restart to go on.
         memory_key: the prompt variable this fills.
+        facts_key: another prompt variable for the recalled memories, so that the prompt says where they stand; None
+            puts them in front of the conversation.
         input_key, output_key: which input and output are stored; needed only where there are several.
         return_messages: False gives one string, True a list of messages (for a `MessagesPlaceholder`).
         human_prefix, ai_prefix: the names in the string.
         k: how many memories to recall at most; 0 recalls none.
-        max_messages: only this many of the last messages are shown, beginning with the user's; None shows
-            all.
+        max_messages: only this many of the last messages are shown, beginning with the user's; 0 shows none of the
+            conversation, None all of it.
         max_token_limit: about how many tokens memories and conversation may take together, counted with
             `count_tokens_approximately`; what is too old is left out, not deleted. None: no limit.
 
@@ -66,6 +68,7 @@ class MemOSMemory(BaseChatMemory):
     user: str | None = None
     session: str | None = None
     memory_key: str = "history"
+    facts_key: str | None = None
     human_prefix: str = "Human"
     ai_prefix: str = "AI"
     k: int = 5
@@ -79,10 +82,18 @@ class MemOSMemory(BaseChatMemory):
             raise InvalidArgument(
                 "chat_memory is the vault's conversation here; pass memos= and session= instead"
             )
-        for name, least in (("k", 0), ("max_messages", 1), ("max_token_limit", 1)):
+        for name, least in (("k", 0), ("max_messages", 0), ("max_token_limit", 1)):
             value = settings.get(name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
+        filled = [settings.get("memory_key", "history"), settings.get("facts_key")]
+        if filled[0] == filled[1]:
+            raise InvalidArgument(f"facts_key must be another variable than memory_key, got {filled[1]!r}")
+        for name in ("input_key", "output_key"):
+            if settings.get(name) is not None and settings[name] in filled:
+                raise InvalidArgument(
+                    f"{name}={settings[name]!r} is a variable that this memory fills, so it would be stored each turn"
+                )
         history = MemOSChatMessageHistory(
             session or given(memos).scope.session or new_id(), memos=memos, user=user
         )
@@ -91,8 +102,8 @@ class MemOSMemory(BaseChatMemory):
 
     @property
     def memory_variables(self) -> list[str]:
-        """The one prompt variable this fills."""
-        return [self.memory_key]
+        """The prompt variables this fills."""
+        return [self.memory_key] if self.facts_key is None else [self.memory_key, self.facts_key]
 
     @property
     def buffer(self) -> str | list[BaseMessage]:
@@ -117,7 +128,8 @@ class MemOSMemory(BaseChatMemory):
 
         Returns:
             `{memory_key: …}`: recalled memories (as a system message, or lines under "Relevant memories:")
-            that do not stand in the conversation anyway, then the conversation.
+            that do not stand in the conversation anyway, then the conversation. With a `facts_key` the memories are
+            there, a text or a list of messages as well.
 
         Raises:
             ValueError: there are several inputs and no `input_key`. InvalidArgument: the input is no text.
@@ -128,10 +140,16 @@ class MemOSMemory(BaseChatMemory):
         note = self._recalled(self._question(inputs), shown)
         if note and self.max_token_limit is not None:
             shown = self._recent(everything, self.max_token_limit - count_tokens_approximately(note))
+        if self.facts_key is not None:
+            return {self.memory_key: self._as_asked([], shown), self.facts_key: self._as_asked(note, [])}
+        return {self.memory_key: self._as_asked(note, shown)}
+
+    def _as_asked(self, note: list[BaseMessage], shown: list[BaseMessage]) -> str | list[BaseMessage]:
+        """Memories and conversation as `return_messages` wants them."""
         if self.return_messages:
-            return {self.memory_key: [*note, *shown]}
+            return [*note, *shown]
         parts = [*(str(m.text) for m in note), self._as_str(shown)]
-        return {self.memory_key: "\n\n".join(part for part in parts if part)}
+        return "\n\n".join(part for part in parts if part)
 
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         """Store the input and the output of a turn, in one transaction, and nothing else of either.
@@ -156,7 +174,9 @@ class MemOSMemory(BaseChatMemory):
         self.chat_memory.clear()
 
     def _turn(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> list[BaseMessage]:
-        said, answered = self._get_input_output(inputs, outputs)
+        # What this fills may come back among a chain's outputs; it is not what the model said.
+        said_by_model = {name: value for name, value in outputs.items() if name not in self.memory_variables}
+        said, answered = self._get_input_output(inputs, said_by_model or outputs)
         return [_message(said, HumanMessage, "the input"), _message(answered, AIMessage, "the output")]
 
     def _question(self, inputs: dict[str, Any]) -> str:
@@ -165,7 +185,7 @@ class MemOSMemory(BaseChatMemory):
         else:
             key = (
                 get_prompt_input_key(inputs, self.memory_variables)
-                if {*inputs} - {self.memory_key, "stop"}
+                if {*inputs} - {*self.memory_variables, "stop"}
                 else None
             )
         return str(_message(inputs[key], HumanMessage, f"inputs[{key!r}]").text) if key is not None else ""
@@ -188,6 +208,8 @@ class MemOSMemory(BaseChatMemory):
 
     def _recent(self, messages: list[BaseMessage], tokens: int | None) -> list[BaseMessage]:
         """The last messages within the limits, beginning with the user's; all of them without limits."""
+        if self.max_messages == 0:
+            return []
         for limit, counter in ((self.max_messages, len), (tokens, count_tokens_approximately)):
             if limit is not None:
                 messages = trim_messages(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memos_core.activation.request import Chunk, GenerateOptions, Usage
     from memos_core.activation.served import ServedEngine
     from memos_core.activation.store import KVStore
+    from memos_core.activation.toolcalls import ToolCall, ToolReader, tool_form
 
 _HOME = {
     "ActivationEngine": "engine",
@@ -37,6 +38,8 @@ _HOME = {
     "LOCAL_MODELS": "models",
     "LoadedModel": "models",
     "ServedEngine": "served",
+    "ToolCall": "toolcalls",
+    "ToolReader": "toolcalls",
     "Usage": "request",
     "all_files": "header",
     "chain_hashes": "keys",
@@ -47,6 +50,7 @@ _HOME = {
     "reuse_refusal": "kv",
     "salt_for": "keys",
     "tokenizer_fingerprint": "fingerprint",
+    "tool_form": "toolcalls",
     "verify_file": "kvfile",
 }
 
@@ -61,6 +65,8 @@ __all__ = [
     "LOCAL_MODELS",
     "LoadedModel",
     "ServedEngine",
+    "ToolCall",
+    "ToolReader",
     "Usage",
     "all_files",
     "chain_hashes",
@@ -71,6 +77,7 @@ __all__ = [
     "reuse_refusal",
     "salt_for",
     "tokenizer_fingerprint",
+    "tool_form",
     "verify_file",
 ]
 

@@ -9,6 +9,7 @@ import torch
 from jinja2 import TemplateError
 
 from memos_core.activation.keys import shared_length
+from memos_core.activation.toolcalls import ToolForm, tool_form
 from memos_core.errors import InvalidArgument, ModelError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -38,7 +39,7 @@ class Prompts:
         Args:
             messages: dicts with "role" and "content".
             add_generation_prompt: end with the start of the assistant's turn.
-            tools: passed to the template.
+            tools: passed to the template, as JSON Schemas in OpenAI's form.
 
         Raises:
             ModelError: the tokenizer has no chat template.
@@ -49,7 +50,7 @@ class Prompts:
         try:
             ids = self.tokenizer.apply_chat_template(
                 [self._defused(m) for m in messages],
-                tools=tools,
+                tools=self._defused(tools),
                 add_generation_prompt=add_generation_prompt,
                 tokenize=True,
                 return_dict=False,
@@ -58,15 +59,27 @@ class Prompts:
             raise InvalidArgument(f"messages do not fit the chat template of {self.name}: {err}") from err
         return [int(i) for i in ids]
 
-    def _defused(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The message, with a space in what the tokenizer would read as a control token: text that people or
-        memories bring along must not end a turn or begin a system message."""
-        content = message.get("content")
-        if not isinstance(content, str):
-            return dict(message)
-        for token in self._control:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-        return {**message, "content": content}
+    def _defused(self, said: Any) -> Any:
+        """A message or tool, with a space in what the tokenizer would read as a control token: text that people,
+        memories or tools bring along must not end a turn or begin a system message."""
+        if isinstance(said, str):
+            for token in self._control:
+                said = said.replace(token, f"{token[0]} {token[1:]}")
+            return said
+        if isinstance(said, Mapping):
+            return {self._defused(key): self._defused(value) for key, value in said.items()}
+        return [self._defused(one) for one in said] if isinstance(said, list | tuple) else said
+
+    def tool_form(self) -> ToolForm:
+        """How this model writes tool calls.
+
+        Raises:
+            ModelError: its chat template has no place for tools, or has calls written in a form that is not known.
+        """
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("tool_use", template.get("default"))
+        return tool_form(template or "", self.name)
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in tokens, without special ones."""

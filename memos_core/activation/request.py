@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memos_core.activation.keys import Tier
+from memos_core.activation.toolcalls import ToolCall
 from memos_core.errors import InvalidArgument
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -76,8 +77,10 @@ class Chunk:
         token_ids: the tokens generated since the last chunk, end token included. All chunks together have
             every token; a chunk's text can lag behind its tokens.
         usage: on the last chunk only.
+        calls: tool calls that are complete with this chunk, where the reply is read for them (`ChatTurn`).
     """
 
     text: str
     token_ids: tuple[int, ...]
     usage: Usage | None = None
+    calls: tuple[ToolCall, ...] = ()

@@ -2,6 +2,7 @@
 
 from memos_core.cube.content import content_hash
 from memos_core.cube.cube import (
+    NOT_MEMORIES,
     Behaviour,
     Descriptive,
     Governance,
@@ -29,6 +30,7 @@ __all__ = [
     "ANY_USER",
     "LIVE",
     "MAX_DEPTH",
+    "NOT_MEMORIES",
     "Activation",
     "Behaviour",
     "Descriptive",

@@ -15,6 +15,10 @@ from memos_core.cube.scope import Scope
 Origin = Literal["user", "extraction", "tool", "import", "distilled"]
 Namespace = tuple[str, ...]
 
+# The semantic types that a search or a prompt is not about unless asked: the verbatim conversation, records of KV
+# caches, and a model's replies that are kept to be given again.
+NOT_MEMORIES = ("message", "kv", "cache")
+
 
 def now() -> datetime:
     """The current moment, aware, in UTC."""

@@ -8,7 +8,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
-from memos_core.cube import ANY_USER, Activation, MemCube, Scope, State, now
+from memos_core.cube import ANY_USER, NOT_MEMORIES, Activation, MemCube, Scope, State, now
 from memos_core.errors import MemOSError, VaultError
 from memos_core.prompt import DEFAULT_SYSTEM
 from memos_core.retrieval import Retriever
@@ -306,9 +306,7 @@ class MemScheduler:
         started = time.perf_counter()
         current = self._vault.plans.current(scope)
         system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)
-        which = CubeFilter(
-            scope, granted="read", not_types=("message", "kv"), kinds=["plaintext"], valid_at=now()
-        )
+        which = CubeFilter(scope, granted="read", not_types=NOT_MEMORIES, kinds=["plaintext"], valid_at=now())
         before = current.cube_ids if current else ()
         found = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
         seen = {cube.id for cube in found}

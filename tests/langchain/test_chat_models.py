@@ -1,5 +1,6 @@
-"""ChatMemOS: LangChain's own unit and integration suites, and what they do not ask. A tiny random model, so the
-words mean nothing; what the prompt holds, who sees what and what is reused does."""
+"""ChatMemOS: LangChain's own unit and integration suites, and what they do not ask. The suites run with a model that
+says what it is told, the rest with a tiny random one: its words mean nothing; what the prompt holds, who sees what and
+what is reused does."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import RunnableLambda
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from scripted import Says, scripted
 
 from langchain_memos import ChatMemOS
 from memos_core.activation import LoadedModel
@@ -33,14 +35,34 @@ def chat(with_model: MemOS) -> ChatMemOS:
     return ChatMemOS(memos=with_model, max_tokens=8)
 
 
+_REPLIES: dict[str, Says] = {
+    "magic_function(3)": ("magic_function", {"input": 3}),
+    "magic_function_no_args()": ("magic_function_no_args", {}),
+    "Pirate greeting": ("greeting_generator", {"answer_style": "Pirate"}),
+    "1 + 2": ("my_adder_tool", {"a": 1, "b": 2}),
+    "Hello!": ("magic_function", {"input": 1}),
+    "weather in San Francisco": ("get_weather", {"location": "San Francisco, CA"}),
+    "你好啊集团": ("unicode_customer", {"customer_name": "你好啊集团"}),
+    "こんにちは株式会社": ("unicode_customer", {"customer_name": "こんにちは株式会社"}),
+    "joke": ("Joke", {"setup": "Why?", "punchline": "So."}),
+}
+
+
+@pytest.fixture(scope="module")
+def telling() -> LoadedModel:
+    return scripted(_REPLIES)
+
+
 class _Standard:
     """What both of LangChain's suites need to know."""
 
     _params: dict[str, Any]
 
     @pytest.fixture(autouse=True)
-    def _open(self, with_model: MemOS) -> None:
-        self._params = {"memos": with_model}
+    def _open(self, tmp_path: Path, telling: LoadedModel) -> Iterator[None]:
+        with MemOS.open(tmp_path / "suite", model=telling, embedder=None) as memos:
+            self._params = {"memos": memos, "reuse": False}
+            yield
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -52,15 +74,7 @@ class _Standard:
 
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
-        return {"temperature": 0, "max_tokens": 8, "stop": [], "rate_limiter": InMemoryRateLimiter()}
-
-    @property
-    def has_tool_calling(self) -> bool:
-        return False
-
-    @property
-    def has_structured_output(self) -> bool:
-        return False
+        return {"temperature": 0, "max_tokens": 200, "stop": [], "rate_limiter": InMemoryRateLimiter()}
 
     @pytest.fixture
     def model(self, request: Any) -> BaseChatModel:

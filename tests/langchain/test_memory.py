@@ -259,7 +259,7 @@ def test_scope_comes_from_the_view(memos: MemOS) -> None:
     ("arguments", "named"),
     [
         ({"k": -1}, "k"),
-        ({"max_messages": 0}, "max_messages"),
+        ({"max_messages": -1}, "max_messages"),
         ({"max_token_limit": "many"}, "max_token_limit"),
         ({"chat_memory": object()}, "chat_memory"),
         ({"user": " "}, "user"),
