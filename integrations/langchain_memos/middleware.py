@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from memos_core import arguments
@@ -14,12 +14,11 @@ from memos_core.prompt import memory_note, unsaid
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
     from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
-    from langgraph.config import get_config
     from langgraph.runtime import Runtime
 except ImportError:
     raise missing_extra("langchain", "langchain") from None
 
-from langchain_memos.scopes import ids_of
+from langchain_memos.scopes import ids_of_run
 
 _Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 _AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -72,13 +71,7 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         await asyncio.to_thread(self._finish, self._view(runtime), state["messages"])
 
     def _view(self, runtime: Runtime[Any] | None) -> MemOS:
-        try:
-            configurable = get_config().get("configurable", {})
-        except RuntimeError:  # called outside of a graph
-            configurable = {}
-        context = getattr(runtime, "context", None)
-        user = context.get("user_id") if isinstance(context, Mapping) else getattr(context, "user_id", None)
-        ids = ids_of(configurable) | ({} if user is None else {"user_id": str(user)})
+        ids = ids_of_run(runtime)
         return self._memos.scoped(user=ids.get("user_id"), session=ids.get("thread_id"))
 
     def _with_memories(self, request: ModelRequest[Any], view: MemOS) -> ModelRequest[Any]:

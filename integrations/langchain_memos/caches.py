@@ -1,0 +1,151 @@
+"""MemOSCache and MemOSSemanticCache: a model's replies, kept in a vault to be given again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+
+from memos_core.cube import dump_json
+from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.memos import MemOS, given
+
+try:
+    from langchain_core.caches import BaseCache
+    from langchain_core.messages import message_to_dict, messages_from_dict
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+except ImportError:
+    raise missing_extra("langchain-core", "langchain") from None
+
+CACHE = "cache"
+_KINDS: dict[str, type[Generation]] = {
+    cls.__name__: cls for cls in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
+}
+
+
+class MemOSCache(BaseCache):
+    """Replies to prompts that were asked before, word for word (interface: `langchain_core.caches.BaseCache`).
+
+        langchain_core.globals.set_llm_cache(MemOSCache(memos.scoped(user="maya")))
+
+    They outlive the process. Nobody else's are given: they lie in the scope of the view. No search, recall or prompt
+    finds them. What is stored is JSON, read without running anything. The async methods run in a worker thread, as the
+    base class does it.
+
+    Args:
+        memos: an open `MemOS`, or a narrower view of one. It stays the caller's to close.
+        ttl: how long a reply is given again; None: until `clear`.
+
+    Raises:
+        InvalidArgument: an argument cannot be used.
+    """
+
+    def __init__(self, memos: MemOS, *, ttl: timedelta | None = None) -> None:
+        if ttl is not None and not (isinstance(ttl, timedelta) and ttl > timedelta(0)):
+            raise InvalidArgument(f"ttl must be a positive timedelta or None, got {ttl!r}")
+        self._memos = given(memos).scoped(adapter="langchain")
+        self._ttl = ttl
+
+    def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
+        """See `BaseCache.lookup`."""
+        key = _digest(prompt)
+        found = self._memos.items_at(_place(llm_string), [key]).get(key)
+        return None if found is None else [_generation(stored) for stored in found.data["replies"]]
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """See `BaseCache.update`.
+
+        Raises:
+            InvalidArgument: a reply holds what JSON has no form for. VaultError: nothing was stored.
+        """
+        replies = [_stored(generation) for generation in return_val]
+        dump_json(replies, "return_val")
+        self._memos.write(
+            {"replies": replies},
+            text=self._found_by(prompt),
+            namespace=_place(llm_string),
+            key=_digest(prompt),
+            semantic_type=CACHE,
+            ttl=self._ttl,
+        )
+
+    def clear(self, **kwargs: Any) -> None:
+        """Remove all replies of this scope, of every model."""
+        self._memos.delete_where(namespace=(CACHE,), types=[CACHE])
+
+    def _found_by(self, prompt: str) -> str:
+        """The text by which a search finds the reply; "" for none."""
+        return ""
+
+
+class MemOSSemanticCache(MemOSCache):
+    """`MemOSCache` that also gives the reply to the nearest prompt of the same model, where it is near enough.
+
+    Args:
+        memos: as for `MemOSCache`; opened with an embedder. similarity: how near, as a cosine. ttl: as there.
+
+    Raises:
+        InvalidArgument: an argument cannot be used, or the vault has no embedder.
+    """
+
+    def __init__(self, memos: MemOS, *, similarity: float = 0.95, ttl: timedelta | None = None) -> None:
+        super().__init__(memos, ttl=ttl)
+        if isinstance(similarity, bool) or not isinstance(similarity, int | float) or not 0 < similarity <= 1:
+            raise InvalidArgument(f"similarity must be a number above 0, at most 1, got {similarity!r:.80}")
+        _ = self._memos.embedding  # refused here, not at the first prompt
+        self._similarity = similarity
+
+    def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
+        """See `BaseCache.lookup`."""
+        same = super().lookup(prompt, llm_string)
+        if same is not None or not prompt.strip():
+            return same
+        hits = self._memos.search(
+            prompt,
+            k=5,
+            namespace=_place(llm_string),
+            types=[CACHE],
+            min_similarity=self._similarity,
+            shared=False,
+            valid_at=None,
+        )
+        near = [hit for hit in hits if hit.similarity is not None]  # the others were found by words only
+        if not near:
+            return None
+        best = max(near, key=lambda hit: hit.similarity or 0.0)
+        return [_generation(stored) for stored in best.cube.json_data["replies"]]
+
+    def _found_by(self, prompt: str) -> str:
+        return prompt
+
+
+def _place(llm_string: str) -> tuple[str, str]:
+    return CACHE, _digest(llm_string)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _stored(generation: Generation) -> dict[str, Any]:
+    """A generation as JSON."""
+    stored: dict[str, Any] = {
+        "kind": type(generation).__name__,
+        "text": generation.text,
+        "info": generation.generation_info,
+    }
+    if isinstance(generation, ChatGeneration):
+        stored["message"] = message_to_dict(generation.message)
+    if stored["kind"] not in _KINDS:
+        raise InvalidArgument(f"return_val holds a {stored['kind']}, which cannot be kept")
+    return stored
+
+
+def _generation(stored: dict[str, Any]) -> Generation:
+    """A generation of what was stored; only the classes named here are made of it."""
+    kind = _KINDS[stored["kind"]]
+    if issubclass(kind, ChatGeneration):
+        message: Any = messages_from_dict([stored["message"]])[0]
+        return kind(message=message, generation_info=stored["info"])
+    return kind(text=stored["text"], generation_info=stored["info"])
