@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -299,10 +300,12 @@ class ActivationEngine(Prompts):
     ) -> AsyncGenerator[Chunk, None]:
         """`stream` for asyncio: each step runs in a thread. Cancelling or closing it ends the request at the
         next forward pass."""
-        async for chunk in in_steps(
+        steps = in_steps(
             lambda stop: self.stream(prompt, scope, options, derived_from=derived_from, cancelled=stop)
-        ):
-            yield chunk
+        )
+        async with aclosing(steps):
+            async for chunk in steps:
+                yield chunk
 
     def _run(
         self,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -236,8 +237,10 @@ class ServedEngine:
         derived_from: Iterable[Source] = (),
     ) -> AsyncGenerator[Chunk, None]:
         """`stream` for asyncio. Cancelling or closing it ends the request."""
-        async for chunk in in_steps(lambda stop: self.stream(prompt, scope, options, cancelled=stop)):
-            yield chunk
+        steps = in_steps(lambda stop: self.stream(prompt, scope, options, cancelled=stop))
+        async with aclosing(steps):
+            async for chunk in steps:
+                yield chunk
 
     def _open(self, prompt: str | Messages, options: GenerateOptions, extra: dict[str, Any]) -> Any:
         how: dict[str, Any] = {
@@ -262,19 +265,23 @@ class ServedEngine:
     ) -> Generator[Chunk, None, None]:
         finish: FinishReason | None = None
         first_at, usage = None, None
-        with events, self._errors():
-            for event in events:
-                usage = event.usage or usage
-                if cancelled():
-                    finish = "cancelled"
-                    break
-                for choice in event.choices[:1]:
-                    text = (choice.text if hasattr(choice, "text") else choice.delta.content) or ""
-                    if text:
-                        first_at = first_at or time.perf_counter()
-                        yield Chunk(text, ())
-                    if choice.finish_reason:
-                        finish = "length" if choice.finish_reason == "length" else "stop"
+        try:
+            with events, self._errors():
+                for event in events:
+                    usage = event.usage or usage
+                    if cancelled():
+                        finish = "cancelled"
+                        break
+                    for choice in event.choices[:1]:
+                        text = (choice.text if hasattr(choice, "text") else choice.delta.content) or ""
+                        if text:
+                            first_at = first_at or time.perf_counter()
+                            yield Chunk(text, ())
+                        if choice.finish_reason:
+                            finish = "length" if choice.finish_reason == "length" else "stop"
+        except GeneratorExit:
+            self._count(requests=1, cancelled=1)
+            raise
         if finish is None:
             raise ModelError(f"{self.base_url} ended the reply in the middle")
         ended, cached = time.perf_counter(), _cached(usage)

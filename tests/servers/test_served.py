@@ -129,9 +129,11 @@ async def test_async_streams_stop_strings_and_cancelling(server: TinyServer, loc
     assert usage.finish_reason == "stop"
     _, usage = engine.generate(ASK, ALICE, SHORT, cancelled=lambda: True)
     assert usage.finish_reason == "cancelled"
+    before = engine.stats()["cancelled"]
     stream = engine.astream(ASK, ALICE, SHORT)
     await anext(stream)
     await stream.aclose()
+    assert engine.stats()["cancelled"] == before + 1
     await asyncio.gather(*(anext(engine.astream(ASK, ALICE, SHORT)) for _ in range(4)))
 
 
