@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain.agents import create_agent
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from llama_index.core.llms import ChatMessage
 from support import bag_of_words
 
-from langchain_memos import ChatMemOS, MemOSMemory
+from langchain_memos import ChatMemOS, MemOSMemory, MemOSMiddleware, MemOSRetriever, memory_tools
 from langgraph.checkpoint.memos import MemOSSaver
 from langgraph.store.memos import MemOSStore
 from llama_index.memory.memos import MemOSMemory as LlamaMemory
@@ -41,6 +43,29 @@ def _graph(memos: MemOS, user: str, text: str) -> Any:
     return graph.invoke({"messages": [HumanMessage(text)]}, config)["messages"][-1]
 
 
+class _Sent(GenericFakeChatModel):
+    """A model that is not ours, and keeps what it was sent."""
+
+    def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        self.metadata = {"sent": [m.text for m in messages]}
+        return super()._generate(messages, *args, **kwargs)
+
+
+def _agent(memos: MemOS, user: str, text: str) -> list[str]:
+    """A turn of an agent with the middleware; returns what its model was sent."""
+    model = _Sent(messages=iter([AIMessage("ok")]))
+    agent = create_agent(model, middleware=[MemOSMiddleware(memos)])
+    agent.invoke(
+        {"messages": [HumanMessage(text)]}, {"configurable": {"user_id": user, "thread_id": f"{user}-agent"}}
+    )
+    return (model.metadata or {})["sent"]
+
+
+def _tool(memos: MemOS, user: str, name: str, **arguments: str) -> str:
+    [tool] = [tool for tool in memory_tools(memos) if tool.name == name]
+    return str(tool.invoke(arguments, {"configurable": {"user_id": user, "thread_id": f"{user}-tool"}}))
+
+
 WRITERS: dict[str, Callable[[MemOS, str], object]] = {
     "core": lambda m, user: m.scoped(user=user).write(FACT),
     "langgraph store": lambda m, user: MemOSStore(m.scoped(user=user)).put(
@@ -50,6 +75,8 @@ WRITERS: dict[str, Callable[[MemOS, str], object]] = {
     "langchain memory": lambda m, user: MemOSMemory(memos=m, user=user, session="lc").save_context(
         {"input": FACT}, {"output": "ok"}
     ),
+    "langchain middleware": lambda m, user: _agent(m, user, FACT),
+    "langchain tool": lambda m, user: _tool(m, user, "save_memory", text=FACT),
     "llama_index memory": lambda m, user: LlamaMemory.from_defaults(memos=m, user=user, session="li").put(
         ChatMessage(role="user", content=FACT)
     ),
@@ -71,6 +98,9 @@ READERS: dict[str, Callable[[MemOS, str], object]] = {
     "langchain memory": lambda m, user: MemOSMemory(memos=m, user=user, session="new").load_memory_variables(
         {"input": QUESTION}
     ),
+    "langchain middleware": lambda m, user: _agent(m, user, QUESTION),
+    "langchain tool": lambda m, user: _tool(m, user, "search_memory", query=QUESTION),
+    "langchain retriever": lambda m, user: MemOSRetriever(memos=m.scoped(user=user)).invoke(QUESTION),
     "llama_index memory": lambda m, user: [
         x.content for x in LlamaMemory.from_defaults(memos=m, user=user, session="new").get(QUESTION)
     ],
@@ -80,8 +110,16 @@ READERS: dict[str, Callable[[MemOS, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("writer", WRITERS)
+# One framework's own doors are each paired with themselves and with every other framework's.
+PAIRS = [
+    (writer, reader)
+    for writer in WRITERS
+    for reader in READERS
+    if writer == reader or not writer.startswith("langchain") or not reader.startswith("langchain")
+]
+
+
+@pytest.mark.parametrize(("writer", "reader"), PAIRS)
 def test_written_through_one_read_through_the_other(memos: MemOS, writer: str, reader: str) -> None:
     WRITERS[writer](memos, "maya")
     assert FACT in str(READERS[reader](memos, "maya"))
