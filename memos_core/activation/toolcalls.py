@@ -119,7 +119,7 @@ class ToolReader:
 
     def _between_marks(self, last: bool) -> tuple[str, list[ToolCall]]:
         opening, closing = self._form.opening, self._form.closing
-        shown, calls = "", []
+        shown, calls = "", list[ToolCall]()
         while True:
             before, mark, after = self._held.partition(opening)
             if not mark:
