@@ -17,7 +17,7 @@ from memos_core import __version__
 from memos_core.cli_common import by_id, date, existing_home, opened
 from memos_core.cli_manage import COMMANDS
 from memos_core.cli_scheduler import scheduler
-from memos_core.cube import ANY_USER, LIVE, MemCube, State
+from memos_core.cube import ANY_USER, LIVE, NOT_MEMORIES, MemCube, State
 from memos_core.errors import KVError, KVMismatch, MemOSError
 from memos_core.memos import DEFAULT_VAULT, ENV_VAULT
 from memos_core.render import console, cube_table, cube_type, size, summary, table
@@ -62,9 +62,9 @@ def ls(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List memories, newest first. Messages and KV records are shown when --type names them."""
+    """List memories, newest first. Messages, KV records and cached replies are shown when --type names them."""
     with opened(context, user) as memos:
-        chosen: dict[str, Any] = {"types": [type_]} if type_ else {"not_types": ("message", "kv")}
+        chosen: dict[str, Any] = {"types": [type_]} if type_ else {"not_types": NOT_MEMORIES}
         chosen["states"] = None if "all" in states else [State(s) for s in states] or LIVE
         if as_of is None:
             cubes = memos.find(order="-created", limit=limit, **chosen)

@@ -97,7 +97,7 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         asked, answered = _last(messages, HumanMessage), _last(messages, AIMessage)
         if self._remember and asked is not None:
             turn = [{"role": "user", "content": str(messages[asked].text)}]
-            if answered is not None and answered > asked:
+            if answered is not None and answered > asked and str(messages[answered].text).strip():
                 turn.append({"role": "assistant", "content": str(messages[answered].text)})
             view.remember(turn)
         view.turn_finished()

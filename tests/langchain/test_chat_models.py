@@ -74,7 +74,8 @@ class _Standard:
 
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
-        return {"temperature": 0, "max_tokens": 200, "stop": [], "rate_limiter": InMemoryRateLimiter()}
+        swift = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.001)
+        return {"temperature": 0, "max_tokens": 200, "stop": [], "rate_limiter": swift}
 
     @pytest.fixture
     def model(self, request: Any) -> BaseChatModel:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
-from pydantic import Field
+from langgraph.types import Command
+from pydantic import BaseModel, Field
 
 from langchain_memos import MemOSMiddleware
 from langgraph.checkpoint.memos import MemOSSaver
@@ -155,3 +158,42 @@ def test_a_question_with_a_picture_keeps_it(memos: MemOS) -> None:
 def test_what_cannot_be_is_refused(memos: MemOS, bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match=f"^{next(iter(bad))} must be"):
         MemOSMiddleware(**({"memos": memos} | bad))
+
+
+class Asking(Echo):
+    """Answers with the tool that stands for a structured answer."""
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
+        return self
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        self.sent.append(messages)
+        message = AIMessage("", tool_calls=[ToolCall(name="Answer", args={"place": "Oslo"}, id="c1")])
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class Answer(BaseModel):
+    """Where it is."""
+
+    place: str
+
+
+def test_an_answer_without_words_is_no_message(memos: MemOS) -> None:
+    agent = create_agent(Asking(), middleware=[MemOSMiddleware(memos)], response_format=ToolStrategy(Answer))
+    state = agent.invoke(ask("where is my boat?"), config())
+    assert state["structured_response"] == Answer(place="Oslo")
+    assert [c.text for c in memos.scoped(user="maya").conversation()] == ["where is my boat?"]
+
+
+def test_a_turn_that_waits_for_a_person_is_remembered_when_it_ends(memos: MemOS) -> None:
+    agent = create_agent(
+        Echo(),
+        [weather],
+        middleware=[MemOSMiddleware(memos), HumanInTheLoopMiddleware({"weather": True})],
+        checkpointer=MemOSSaver(memos),
+    )
+    agent.invoke(ask("how is the weather?"), config())
+    maya = memos.scoped(user="maya")
+    assert maya.conversation() == []
+    agent.invoke(Command(resume={"decisions": [{"type": "approve"}]}), config())
+    assert [c.text for c in maya.conversation()] == ["how is the weather?", "heard"]
