@@ -110,14 +110,13 @@ class Engine(Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.made_from: dict[str, set[str]] = {}
-        self.store = self
 
     def prefill(self, tokens: Sequence[int], scope: Scope, **how: Any) -> Prefix:
         made = super().prefill(tokens, scope, **how)
         self.made_from[made.key] = {id_ for id_, _ in how["derived_from"]}
         return made
 
-    def drop(self, *, keys: Iterable[str] = (), cube_ids: Iterable[str] = (), **_: Any) -> None:
+    def erase(self, *, keys: Iterable[str] = (), cube_ids: Iterable[str] = (), **_: Any) -> None:
         for key, sources in self.made_from.items():
             if key in keys or sources.intersection(cube_ids):
                 self.held.pop(key, None)
