@@ -19,7 +19,7 @@ is sent anywhere. What differs, and why:
 """
 
 from mem0_memos.aio import AsyncMemory
-from mem0_memos.errors import MemoryNotFound, ValidationError
+from mem0_memos.errors import LLMError, MemoryNotFound, ValidationError
 from mem0_memos.memory import Memory
 
-__all__ = ["AsyncMemory", "Memory", "MemoryNotFound", "ValidationError"]
+__all__ = ["AsyncMemory", "LLMError", "Memory", "MemoryNotFound", "ValidationError"]

@@ -42,9 +42,11 @@ class AsyncMemory:
         config: Any = None,
         url: str | os.PathLike[str] | None = None,
         *,
+        llm: Any = None,
         extractor: Extractor = extract_statements,
+        strict: bool | None = None,
     ) -> None:
-        self._memory = Memory(memos, config, url, extractor=extractor)
+        self._memory = Memory(memos, config, url, llm=llm, extractor=extractor, strict=strict)
 
     @classmethod
     def from_config(cls, config_dict: Mapping[str, Any]) -> Self:

@@ -1,17 +1,39 @@
-"""From a mem0 configuration to the options of `MemOS.open`."""
+"""From a mem0 configuration to the options of `MemOS.open` and of `Memory`."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from mem0_memos.models import Ask, configured_embedder, configured_llm
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS
 
 # Has no meaning beyond mem0 itself: every version we are asked for answers in the shape of "v1.1".
 _WITHOUT_EFFECT = ("version",)
+# What the model is told beside our own prompt: the names of 2.x, 1.x and 0.1.x.
+_INSTRUCTIONS = ("custom_instructions", "custom_fact_extraction_prompt", "custom_prompt")
+
+
+@dataclass
+class Settings:
+    """What a configuration means here.
+
+    Args:
+        memos: an open one, else None. options: of `MemOS.open`. llm: for `add(infer=True)`, else None.
+        instructions: for the llm. strict: refuse the call forms before 2.0.
+        unused: the names of the parts that mean nothing here.
+    """
+
+    memos: MemOS | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    llm: Ask | None = None
+    instructions: str | None = None
+    strict: bool = False
+    unused: list[str] = field(default_factory=list)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -27,9 +49,9 @@ def as_dict(config: Any) -> dict[str, Any]:
     raise InvalidArgument(f"config must be a dict or a mem0 MemoryConfig, got {type(config).__name__}")
 
 
-def open_memos(memos: Any, config: Any, url: str | os.PathLike[str] | None) -> tuple[MemOS, bool]:
-    """The MemOS that a `Memory` is to use, and whether it was opened here. One warning names the parts of the
-    configuration that have no effect.
+def open_memos(memos: Any, config: Any, url: str | os.PathLike[str] | None) -> tuple[MemOS, bool, Settings]:
+    """The MemOS that a `Memory` is to use, whether it was opened here, and the rest of the configuration. One
+    warning names its parts that have no effect.
 
     Args:
         memos: an open one, or a configuration in its place. config, url: see `Memory`.
@@ -42,42 +64,40 @@ def open_memos(memos: Any, config: Any, url: str | os.PathLike[str] | None) -> t
         if config is not None:
             raise InvalidArgument(f"memos must be a MemOS, got {type(memos).__name__}")
         memos, config = None, memos
-    chosen, unused = open_options({} if config is None else config)
-    options: dict[str, Any] = {}
-    if not isinstance(chosen, MemOS):
-        options = chosen
-    elif memos is None:
-        memos = chosen
-    else:
-        raise InvalidArgument("pass memos= or config['memos'], not both")
+    settings = read_config({} if config is None else config)
+    if settings.memos is not None:
+        if memos is not None:
+            raise InvalidArgument("pass memos= or config['memos'], not both")
+        memos = settings.memos
+    options = settings.options
     if url is not None:
         options["url"] = url
     if memos is not None and options:
         raise InvalidArgument(
             f"an open MemOS is passed, so {', '.join(sorted(options))} cannot be chosen; leave it out"
         )
-    if unused:
+    if settings.unused:
         warnings.warn(
             "mem0_memos keeps memories in the MemOS vault; these parts of the config have no effect: "
-            + ", ".join(unused),
+            + ", ".join(settings.unused),
             stacklevel=3,
         )
-    return (memos, False) if memos is not None else (MemOS.open(**options), True)
+    return (memos, False, settings) if memos is not None else (MemOS.open(**options), True, settings)
 
 
-def open_options(config: Any) -> tuple[MemOS | dict[str, Any], list[str]]:
-    """What a configuration means here, and the names of its parts that mean nothing here.
+def read_config(config: Any) -> Settings:
+    """Read a configuration.
 
     Args:
         config: a mem0 configuration. Beside mem0's own keys it may have "url" (the vault), "memos" (an open
-            `MemOS`, or a dict of options of `MemOS.open`), and as "embedder" anything `MemOS.open` takes.
-            Of mem0's embedders, "langchain" (its object) and "huggingface" (its model, where named) are used.
+            `MemOS`, or a dict of options of `MemOS.open`), "strict", as "embedder" anything `MemOS.open` takes,
+            and as "llm" anything `Memory` takes. Of mem0's providers, "langchain" (its object), "huggingface" (the
+            embedder's model, where named) and those with an OpenAI-compatible endpoint are used.
 
     Raises:
-        InvalidArgument: the configuration, or its "memos", is of the wrong type.
+        InvalidArgument: the configuration, or a part of it, is of the wrong type.
     """
-    options: dict[str, Any] = {}
-    unused: list[str] = []
+    settings, options = Settings(), {}
     parts = {
         key: value
         for key, value in as_dict(config).items()
@@ -87,24 +107,29 @@ def open_options(config: Any) -> tuple[MemOS | dict[str, Any], list[str]]:
     for key, value in parts.items():
         if key == "url":
             options["url"] = value
-        elif key == "embedder" and (embedder := _embedder(value)) is not None:
+        elif key == "strict":
+            settings.strict = bool(value)
+        elif key in _INSTRUCTIONS:
+            if not isinstance(value, str):
+                raise InvalidArgument(f"config[{key!r}] must be a text, got {value!r:.80}")
+            settings.instructions = settings.instructions or value
+        elif key == "llm" and (llm := configured_llm(value)) is not None:
+            settings.llm = llm
+        elif key == "embedder" and (embedder := configured_embedder(value)) is not None:
             options["embedder"] = embedder
         else:
-            unused.append(_label(key, value))
+            settings.unused.append(_label(key, value))
     if isinstance(memos, MemOS):
-        return memos, sorted([*unused, *options])  # it is open: what only opening could use has no effect
-    if not isinstance(memos, Mapping):
+        settings.memos = memos
+        settings.unused += options  # it is open: what only opening could use has no effect
+    elif isinstance(memos, Mapping):
+        settings.options = {**options, **memos}
+    else:
         raise InvalidArgument(
             f"config['memos'] must be a MemOS or a dict of options of MemOS.open, got {memos!r:.80}"
         )
-    return {**options, **memos}, sorted(unused)
-
-
-def _embedder(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    provider, model = value.get("provider"), (value.get("config") or {}).get("model")
-    return model if provider in ("langchain", "huggingface") else None
+    settings.unused.sort()
+    return settings
 
 
 def _label(key: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memos_core.errors import InvalidArgument, NotFound
+from memos_core.errors import InvalidArgument, ModelError, NotFound
 
 
 class ValidationError(InvalidArgument):
@@ -33,3 +33,17 @@ class ValidationError(InvalidArgument):
 
 class MemoryNotFound(NotFound, ValueError):
     """No memory has this id in the scope of this `Memory` (mem0 raises a bare ValueError)."""
+
+
+class LLMError(ModelError):
+    """The language model could not be asked, or said nothing. Nothing was stored. Has the attributes of
+    `mem0.exceptions.LLMError`; what the model's client raised is its `__cause__`."""
+
+    error_code = "LLM_001"
+    suggestion = "Please try again later or check the configuration of the language model"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = {}
+        self.debug_info: dict[str, Any] = {}

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mem0_memos import record
+from pydantic import BaseModel
+
+from mem0_memos import record, times
 from mem0_memos.config import open_memos
 from mem0_memos.errors import MemoryNotFound, ValidationError
 from mem0_memos.ids import Ids, entity_ids, ids_to_write
+from mem0_memos.inference import find_memories, write_procedure
 from mem0_memos.messages import Turn, turns
+from mem0_memos.models import Ask, configured_llm
 from mem0_memos.request import Request
 from mem0_memos.statements import free_key
 from memos_core.cube import MemCube, now
@@ -25,6 +30,7 @@ log = logging.getLogger("mem0_memos")
 
 PROCEDURAL = "procedural_memory"
 _AUDIT_LIMIT = 10_000
+_KNOWN = 10  # memories that the language model is shown, as mem0
 _KEEP: Final = object()
 
 
@@ -37,7 +43,12 @@ class Memory:
         config: a mem0 configuration, as a dict or `MemoryConfig`; see `mem0_memos.config.open_options`. One
             warning names the parts that have no effect here.
         url: the vault to open, as for `MemOS.open`.
-        extractor: for `add(infer=True)`, from the text of a user's message to the statements worth keeping.
+        llm: for `add(infer=True)` and procedural memories: a LangChain chat model, a function from a list of
+            `{"role", "content"}` dicts to the reply's text, an object with mem0's `generate_response`, the URL of an
+            OpenAI-compatible server, or mem0's `{"provider", "config"}`; None takes the configuration's.
+        extractor: for `add(infer=True)` without one, from the text of a user's message to the statements worth
+            keeping.
+        strict: refuse the call forms before 2.0 (ids and `limit` as arguments of `search` and `get_all`).
 
     Raises:
         InvalidArgument: more than one of them says which vault, or one cannot be used.
@@ -50,11 +61,22 @@ class Memory:
         config: Any = None,
         url: str | os.PathLike[str] | None = None,
         *,
+        llm: Any = None,
         extractor: Extractor = extract_statements,
+        strict: bool | None = None,
     ) -> None:
-        opened, self._owned = open_memos(memos, config, url)
+        asked = None if llm is None else configured_llm(llm)
+        if llm is not None and asked is None:
+            raise InvalidArgument(
+                f"llm: provider {llm.get('provider')!r} has no OpenAI-compatible endpoint; pass a function or a "
+                "LangChain chat model"
+            )
+        opened, self._owned, settings = open_memos(memos, config, url)
         self._memos = opened.scoped(adapter="mem0")
         self._extract = extractor
+        self._llm: Ask | None = asked or settings.llm
+        self._instructions = settings.instructions
+        self._strict = settings.strict if strict is None else strict
 
     @classmethod
     def from_config(cls, config_dict: Mapping[str, Any]) -> Self:
@@ -89,20 +111,24 @@ class Memory:
             user_id, agent_id, run_id: whose memory it is; at least one.
             metadata: JSON fields stored with each memory. An id in it is ignored, as in mem0.
             expiration_date: the last day (YYYY-MM-DD) on which search and get_all show it.
-            infer: True keeps what the user stated, each statement once within the same ids; False keeps every
-                message as it is. (mem0 infers with a language model; here the extractor does, without one.)
-            timestamp, memory_type, prompt: as in mem0 without its platform: the first is refused, the second
-                needs a language model, the third instructs one and is not used.
+            infer: False keeps every message as it is. True keeps what is worth remembering, each statement once
+                within the same ids: what the language model finds, in one call; without one, what the user stated
+                in the first person, by rules.
+            timestamp: when it was said, where that is not now: Unix seconds, a date or an ISO text. It becomes
+                the memories' `created_at`.
+            memory_type: "procedural_memory", with an agent_id: the language model writes down how the agent did
+                its task.
+            prompt: for the language model: what else to look for, or how to write a procedural memory.
 
         Returns:
             `{"results": [{"id", "memory", "event": "ADD", …}]}`, one entry a new memory.
 
         Raises:
             ValidationError: no id, unusable messages or memory_type.
-            InvalidArgument: another argument cannot be used.
+            InvalidArgument: another argument cannot be used. LLMError: the language model cannot be asked; nothing
+                was stored.
         """
-        if timestamp is not None:
-            raise InvalidArgument("timestamp is not supported in add(); put the time into metadata")
+        moment = now() if timestamp is None else times.moment(timestamp, "timestamp")
         until = record.expiration(expiration_date)
         ids = ids_to_write(user_id, agent_id, run_id)
         if memory_type is not None and memory_type != PROCEDURAL:
@@ -112,40 +138,58 @@ class Memory:
                 {"provided_type": memory_type, "valid_type": PROCEDURAL},
                 f"Use '{PROCEDURAL}' to create procedural memories.",
             )
-        if memory_type is not None and "agent_id" in ids:
-            raise InvalidArgument(
-                "memory_type: a procedural memory is written by a language model, which this Memory has not"
-            )
         extra = _metadata(metadata, "add()")
         if until is not None:
             extra["expiration_date"] = until
         view = self._view(ids)
         said = turns(messages)
-        results = self._add_statements(view, said, extra) if infer else self._add_verbatim(view, said, extra)
+        if memory_type is not None and "agent_id" in ids:
+            results = self._add_procedure(view, said, extra, moment, prompt)
+        elif infer:
+            results = self._add_statements(view, said, extra, moment, prompt)
+        else:
+            results = self._add_verbatim(view, said, extra, moment)
         view.turn_finished()
         return {"results": results}
 
-    def _add_verbatim(self, view: MemOS, said: Sequence[Turn], extra: record.Payload) -> list[dict[str, Any]]:
+    @staticmethod
+    def _add_verbatim(
+        view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime
+    ) -> list[dict[str, Any]]:
         cubes = []
         for turn in said:
             who = {"role": turn.role, **({"actor_id": turn.name} if turn.name else {})}
-            cubes.append(view.cube({**extra, **who, record.TEXT: turn.text}, text=turn.text, spoken_at=now()))
+            cubes.append(
+                view.cube({**extra, **who, record.TEXT: turn.text}, text=turn.text, spoken_at=moment)
+            )
         return [
             {"id": c.id, "memory": c.text, "event": "ADD", "actor_id": turn.name, "role": turn.role}
             for c, turn in zip(view.put(cubes), said, strict=True)
         ]
 
+    def _add_procedure(
+        self, view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime, prompt: str | None
+    ) -> list[dict[str, Any]]:
+        if self._llm is None:
+            raise InvalidArgument(
+                "memory_type: a procedural memory is written by a language model; pass llm="
+            )
+        text = write_procedure(self._llm, said, prompt)
+        content = {**extra, "memory_type": PROCEDURAL, record.TEXT: text}
+        cube = view.write(content, text=text, origin="extraction", spoken_at=moment)
+        return [{"id": cube.id, "memory": text, "event": "ADD"}]
+
     def _add_statements(
-        self, view: MemOS, said: Sequence[Turn], extra: record.Payload
+        self, view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime, prompt: str | None
     ) -> list[dict[str, Any]]:
         fresh: dict[str, MemCube] = {}
-        for statement in (s for turn in said if turn.role == "user" for s in self._extract(turn.text)):
-            text, moment = structure_text(statement), now()
+        for statement, who in self._inferred(view, said, moment, prompt):
+            text = structure_text(statement)
             key = free_key(view, text)
             if key is None or key in fresh:
                 continue
             fresh[key] = view.cube(
-                record.statement_content(statement, text, extra),
+                record.statement_content(statement, text, {**extra, **who}),
                 text=text,
                 key=key,
                 semantic_type=type(statement).__name__.lower(),
@@ -154,6 +198,33 @@ class Memory:
                 valid_from=moment,
             )
         return [{"id": c.id, "memory": c.text, "event": "ADD"} for c in view.put(list(fresh.values()))]
+
+    def _inferred(
+        self, view: MemOS, said: Sequence[Turn], moment: datetime, prompt: str | None
+    ) -> list[tuple[BaseModel, record.Payload]]:
+        """What is worth remembering of messages, with the fields that say who said it."""
+        if self._llm is not None and said:
+            known = view.search(
+                "\n".join(turn.text for turn in said), k=_KNOWN, shared=False, accept=_unexpired
+            )
+            found = find_memories(
+                self._llm,
+                said,
+                [hit.cube.text for hit in known],
+                at=moment,
+                instructions=prompt or self._instructions,
+                of_agent=view.scope.user is None and view.scope.agent is not None,
+            )
+            if found is not None:
+                return [
+                    (
+                        record.statement_of(f.text),
+                        {"attributed_to": f.attributed_to} if f.attributed_to else {},
+                    )
+                    for f in found
+                ]
+        # Without a model, and where its reply is of no use: nothing that a user plainly stated is lost.
+        return [(s, {}) for turn in said if turn.role == "user" for s in self._extract(turn.text)]
 
     def update(
         self,
@@ -255,7 +326,7 @@ class Memory:
         Raises:
             InvalidArgument: no id, a filter or a number that cannot be used.
         """
-        asked = Request.parse("get_all", filters, kwargs, top_k, show_expired)
+        asked = Request.parse("get_all", filters, kwargs, top_k, show_expired, strict=self._strict)
         view, take = self._view(asked.ids, reading=True), 4 * asked.top_k
         if not asked.top_k:
             return {"results": []}
@@ -289,30 +360,53 @@ class Memory:
             filters, show_expired: see `get_all`.
             threshold: the lowest score, 0 to 1; 0.1 by default.
             rerank: without effect, as in mem0 without a reranker. explain: add `score_details`.
-            reference_date: refused, as in mem0 without its platform.
+            reference_date: ask as on this day (a date, an ISO text, Unix seconds): only what was said by then,
+                held then and had not expired counts, and where the query names a time ("last week", "in May"), what
+                was said in it comes first.
             kwargs: the form of 0.1 and 1.x: `user_id`, `agent_id`, `run_id`, `limit` (100 by default; that
                 form has no threshold unless one is passed).
 
         Raises:
             InvalidArgument: no id, an empty query, a filter or a number that cannot be used.
         """
-        if reference_date is not None:
-            raise InvalidArgument("reference_date is not supported in search()")
-        asked = Request.parse("search", filters, kwargs, top_k, show_expired)
+        at = (
+            None
+            if reference_date is None
+            else times.moment(reference_date, "reference_date", end_of_day=True)
+        )
+        asked = Request.parse("search", filters, kwargs, top_k, show_expired, strict=self._strict, at=at)
         lowest = asked.lowest_score(threshold)
         if not isinstance(query, str) or not query.strip():
             raise InvalidArgument("Invalid query: must be a non-empty string.")
         view = self._view(asked.ids, reading=True)
         hits = self._hits(view, query.strip(), asked, lowest) if asked.top_k else []
+        period = times.period(query, at.date()) if at is not None else None
+        if period is not None and asked.top_k:
+            within = self._hits(view, query.strip(), asked, lowest, period)
+            first = {hit.cube.id for _, hit in within}
+            hits = [*within, *(found for found in hits if found[1].cube.id not in first)][: asked.top_k]
         return {
             "results": [record.found_item(hit, score, lowest if explain else None) for score, hit in hits]
         }
 
     @staticmethod
-    def _hits(view: MemOS, query: str, asked: Request, lowest: float) -> list[tuple[float, Hit]]:
+    def _hits(
+        view: MemOS, query: str, asked: Request, lowest: float, period: times.Period | None = None
+    ) -> list[tuple[float, Hit]]:
         by_meaning, k = view.has_embedder, asked.top_k
+
+        def accept(cube: MemCube) -> bool:
+            return (period is None or period.holds(record.said_at(cube))) and asked.accepts(cube)
+
         while True:
-            hits = view.search(query, k=k, min_similarity=lowest or None, accept=asked.accepts, shared=False)
+            hits = view.search(
+                query,
+                k=k,
+                min_similarity=lowest or None,
+                accept=accept,
+                shared=False,
+                valid_at=asked.at or "now",
+            )
             scored = [(min(1.0, max(0.0, h.similarity or 0.0)) if by_meaning else h.score, h) for h in hits]
             kept = [(score, hit) for score, hit in scored if score >= lowest or not by_meaning]
             if len(kept) >= asked.top_k or len(hits) < k:
@@ -372,6 +466,10 @@ class Memory:
         if found is None:
             raise MemoryNotFound(message.format(memory_id))
         return found
+
+
+def _unexpired(cube: MemCube) -> bool:
+    return not record.is_expired(record.payload_of(cube))
 
 
 def _metadata(metadata: Mapping[str, Any] | None, call: str) -> record.Payload:

@@ -19,7 +19,7 @@ from uuid import NAMESPACE_OID, uuid5
 from pydantic import BaseModel
 
 from mem0_memos.ids import ENTITY_IDS
-from memos_core.cube import Fact, MemCube, Preference, StructureRegistry, dump_json
+from memos_core.cube import Fact, MemCube, Plaintext, Preference, StructureRegistry, dump_json
 from memos_core.errors import InvalidArgument
 from memos_core.reader import extract_statements
 from memos_core.retrieval import Hit
@@ -46,7 +46,7 @@ def payload_of(cube: MemCube) -> Payload:
     fields.pop(_text_field(fields, cube.text), None)
     created = fields.get("created_at")
     if not isinstance(created, str):
-        created = cube.header.descriptive.created_at.isoformat()
+        created = said_at(cube).isoformat()
     return {
         **{key: value for key, value in fields.items() if key not in ENTITY_IDS and key not in _COMPUTED},
         **{
@@ -59,6 +59,12 @@ def payload_of(cube: MemCube) -> Payload:
         "created_at": created,
         "updated_at": cube.header.descriptive.updated_at.isoformat() if cube.version > 1 else created,
     }
+
+
+def said_at(cube: MemCube) -> datetime:
+    """When a memory was said: `timestamp` of `add`, else the time of the `add`."""
+    spoken = cube.payload.spoken_at if isinstance(cube.payload, Plaintext) else None
+    return (spoken or cube.header.descriptive.created_at).astimezone(UTC)
 
 
 def item_of(cube: MemCube) -> dict[str, Any]:
@@ -103,11 +109,11 @@ def found_item(hit: Hit, score: float, threshold: float | None) -> dict[str, Any
     return item
 
 
-def is_expired(payload: Mapping[str, Any]) -> bool:
-    """Whether the day of `expiration_date` is over, in UTC."""
+def is_expired(payload: Mapping[str, Any], at: datetime | None = None) -> bool:
+    """Whether the day of `expiration_date` is over, in UTC, at a moment; None is now."""
     value = payload.get("expiration_date")
     try:
-        return bool(value) and date.fromisoformat(str(value)) < datetime.now(UTC).date()
+        return bool(value) and date.fromisoformat(str(value)) < (at or datetime.now(UTC)).date()
     except ValueError:
         return False  # as in mem0: what is no date does not expire
 
@@ -227,7 +233,7 @@ def changed_content(cube: MemCube, text: str, metadata: Payload, structures: Str
     field = _text_field(fields, cube.text)
     if isinstance(cube.data, BaseModel) and not metadata and field in fields:
         if isinstance(cube.data, Fact | Preference):
-            return _statement(text)
+            return statement_of(text)
         return structures.validate(type(cube.data), {**fields, field: text})
     if not fields and not metadata:
         return text
@@ -243,6 +249,7 @@ def semantic_type(content: Any, before: MemCube) -> str:
     return before.semantic_type
 
 
-def _statement(text: str) -> Fact | Preference:
+def statement_of(text: str) -> Fact | Preference:
+    """A statement as the type it is."""
     found = extract_statements(text)
     return found[0] if len(found) == 1 and found[0].statement == text else Fact(statement=text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 from mem0_memos import record
@@ -25,6 +26,7 @@ class Request:
     """Args:
     ids: whose memories. matches: the rest of the filters. top_k: how many at most.
     show_expired: whether memories past their expiration date count. old: called in the form before 2.0.
+    at: the moment at which it is asked, where it is not now: what was said later is not known then.
     """
 
     ids: Ids
@@ -32,6 +34,7 @@ class Request:
     top_k: int
     show_expired: bool
     old: bool
+    at: datetime | None = None
 
     @classmethod
     def parse(
@@ -41,18 +44,29 @@ class Request:
         others: Mapping[str, Any],
         top_k: int | None,
         show_expired: bool,
+        *,
+        strict: bool = False,
+        at: datetime | None = None,
     ) -> Self:
         """Read the arguments of a call.
 
         Args:
             call: its name, for messages. filters, top_k, show_expired: as passed.
             others: its other arguments: ids at top level and `limit`; any other is ignored with a warning.
+            strict: refuse those, as 2.0 and later do. at: see the class.
 
         Raises:
             InvalidArgument: no id, a filter or a number that cannot be used.
         """
         top_level = {name: others[name] for name in ENTITY_IDS if name in others}
         old = bool(top_level) or "limit" in others
+        if strict and top_level:
+            raise InvalidArgument(
+                f"Top-level entity parameters {sorted(top_level)} are not supported in {call}(). "
+                "Use filters={'user_id': '...'} instead."
+            )
+        if strict and old:
+            raise InvalidArgument(f"limit is not an argument of {call}(); use top_k")
         unknown = sorted(set(others) - {*ENTITY_IDS, "limit"})
         if unknown:
             log.warning("%s(): ignoring unknown arguments: %s", call, ", ".join(unknown))
@@ -64,7 +78,7 @@ class Request:
         if count < 0:
             raise InvalidArgument(f"Invalid top_k: {count}. Must be a non-negative integer.")
         ids, rest = ids_to_read(filters, top_level)
-        return cls(ids, condition(rest), count, bool(show_expired), old)
+        return cls(ids, condition(rest), count, bool(show_expired), old, at)
 
     def lowest_score(self, threshold: Any) -> float:
         """The threshold that applies: the one passed, else the default of the form of the call.
@@ -82,5 +96,7 @@ class Request:
 
     def accepts(self, cube: MemCube) -> bool:
         """Whether a cube is to be shown."""
+        if self.at is not None and record.said_at(cube) > self.at:
+            return False
         payload = record.payload_of(cube)
-        return (self.show_expired or not record.is_expired(payload)) and self.matches(payload)
+        return (self.show_expired or not record.is_expired(payload, self.at)) and self.matches(payload)

@@ -245,6 +245,18 @@ def test_old_call_forms(memory: Memory) -> None:
         memory.get_all(user_id="alice", filters={"user_id": "bob"})
 
 
+def test_strict_refuses_the_old_call_forms(memos: MemOS, memory: Memory) -> None:
+    memory.add("green", user_id="alice", infer=False)
+    for strict in (Memory(memos, strict=True), Memory({"memos": memos, "strict": True})):
+        for call in (strict.get_all, lambda s=strict, **kw: s.search("green", **kw)):
+            with pytest.raises(ValueError, match=r"Top-level entity parameters"):
+                call(user_id="alice")
+            with pytest.raises(ValueError, match=r"use top_k"):
+                call(filters=ALICE, limit=3)
+            assert texts(call(filters=ALICE, top_k=3)) == ["green"]
+    assert texts(memory.get_all(user_id="alice")) == ["green"]
+
+
 def test_signatures() -> None:
     theirs = mem0_module().Memory
     for name in (
@@ -273,11 +285,8 @@ def test_from_config_warns_once_and_shows_no_values(tmp_path: Path) -> None:
     config = {
         "version": "v1.1",
         "vector_store": {"provider": "qdrant", "config": {"path": str(tmp_path / "q")}},
-        "llm": {"provider": "openai", "config": {"api_key": "sk-secret"}},
-        "embedder": {
-            "provider": "openai",
-            "config": {"model": "text-embedding-3-small", "api_key": "sk-secret"},
-        },
+        "llm": {"provider": "aws_bedrock", "config": {"api_key": "sk-secret"}},
+        "embedder": {"provider": "vertexai", "config": {"model": "x", "api_key": "sk-secret"}},
         "history_db_path": str(tmp_path / "h.db"),
         "reranker": None,
         "memos": {"url": tmp_path / "v", "embedder": embed},
@@ -286,7 +295,7 @@ def test_from_config_warns_once_and_shows_no_values(tmp_path: Path) -> None:
         memory.add("green tea", user_id="alice", infer=False)
     assert len(caught) == 1
     message = str(caught[0].message)
-    assert message.endswith("embedder (openai), history_db_path, llm (openai), vector_store (qdrant)")
+    assert message.endswith("embedder (vertexai), history_db_path, llm (aws_bedrock), vector_store (qdrant)")
     assert "sk-secret" not in message
     assert {p.name for p in tmp_path.iterdir()} == {"v"}
 
