@@ -127,39 +127,50 @@ class Ours:
         self._memos.close()
 
 
+def open_mem0(folder: Path, store: str) -> Any:
+    """mem0ai's own Memory over a local vector store, with an embedder that costs nothing and no language model.
+
+    Args:
+        store: "qdrant" or "chroma".
+    """
+    folder.mkdir(parents=True)
+    os.environ.update(MEM0_TELEMETRY="False", MEM0_DIR=str(folder / "home"))  # read when it is imported
+    from langchain_core.embeddings import Embeddings
+    from mem0 import Memory  # type: ignore[import-untyped]
+
+    logging.getLogger("mem0").setLevel(logging.ERROR)  # it says once that its extras are not installed
+    instant = InstantEmbedder()
+
+    class Instant(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            found: list[list[float]] = instant.embed_documents(texts).tolist()
+            return found
+
+        def embed_query(self, text: str) -> list[float]:
+            found: list[float] = instant.embed_query(text).tolist()
+            return found
+
+    where: dict[str, Any] = {"path": str(folder / store)}
+    if store == "qdrant":
+        where["embedding_model_dims"] = DIMS
+    return Memory.from_config(
+        {
+            "vector_store": {"provider": store, "config": where},
+            "embedder": {"provider": "langchain", "config": {"model": Instant()}},
+            "llm": {"provider": "openai", "config": {"api_key": "none"}},
+            "history_db_path": str(folder / "history.db"),
+        }
+    )
+
+
 class Mem0:
     """mem0ai's own Memory over its local stores: Qdrant in a folder, history in SQLite. No language model."""
 
     name = "mem0"
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        os.environ.update(MEM0_TELEMETRY="False", MEM0_DIR=str(folder / "home"))  # read when it is imported
-        from langchain_core.embeddings import Embeddings
-        from mem0 import Memory  # type: ignore[import-untyped]
-
-        logging.getLogger("mem0").setLevel(logging.ERROR)  # it says once that its extras are not installed
-        instant = InstantEmbedder()
-
-        class Instant(Embeddings):
-            def embed_documents(self, texts: list[str]) -> list[list[float]]:
-                found: list[list[float]] = instant.embed_documents(texts).tolist()
-                return found
-
-            def embed_query(self, text: str) -> list[float]:
-                found: list[float] = instant.embed_query(text).tolist()
-                return found
-
         self._folder = folder
-        store = {"path": str(folder / "qdrant"), "embedding_model_dims": DIMS}
-        self._memory: Any = Memory.from_config(
-            {
-                "vector_store": {"provider": "qdrant", "config": store},
-                "embedder": {"provider": "langchain", "config": {"model": Instant()}},
-                "llm": {"provider": "openai", "config": {"api_key": "none"}},
-                "history_db_path": str(folder / "history.db"),
-            }
-        )
+        self._memory = open_mem0(folder, "qdrant")
 
     def write(self, text: str, topic: str) -> str:
         return self.write_batch([text], topic)[0]

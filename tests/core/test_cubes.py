@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -451,3 +453,19 @@ def test_a_scope_that_is_no_scope_is_refused(tmp_path: Path) -> None:
             memos.scoped(user="")
         with pytest.raises(AccessDenied):
             memos.scoped(user="a").scoped(user="b")
+
+
+def test_ids_increase_and_a_forked_process_makes_others() -> None:
+    program = """
+import os, uuid
+from memos_core.cube import new_id
+made = [new_id() for _ in range(2000)]
+assert made == sorted(set(made)) and {uuid.UUID(i).version for i in made} == {7}
+read, write = os.pipe()
+if os.fork() == 0:
+    os.write(write, new_id()[24:].encode())
+    os._exit(0)
+os.wait()
+assert os.read(read, 100).decode() != new_id()[24:], "the same randomness in both"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
