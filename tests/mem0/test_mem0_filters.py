@@ -139,11 +139,16 @@ SHARED = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Memory, Any]]:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Memory, Any]]:
     folder: Path = tmp_path_factory.mktemp("mem0")
+    where = str(folder / "vault")
+    if request.param == "postgres":
+        where = request.getfixturevalue("postgres_server").new_database()
     theirs = real_mem0(folder)
-    with MemOS.open(":memory:", embedder=embed) as memos:
+    with MemOS.open(where, embedder=embed) as memos:
         ours = Memory(memos)
         for i, metadata in enumerate(SAMPLES):
             for memory in (ours, theirs):
@@ -153,7 +158,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Memory, Any
     theirs.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(filters=SHARED)
 def test_same_answers_as_mem0(pair: tuple[Memory, Any], filters: dict[str, Any]) -> None:
     ours, theirs = pair
