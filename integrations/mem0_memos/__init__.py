@@ -19,7 +19,19 @@ is sent anywhere. What differs, and why:
 """
 
 from mem0_memos.aio import AsyncMemory
+from mem0_memos.client import AsyncMemoryClient, MemoryClient
 from mem0_memos.errors import LLMError, MemoryNotFound, ValidationError
 from mem0_memos.memory import Memory
+from mem0_memos.modules import install, uninstall
 
-__all__ = ["AsyncMemory", "LLMError", "Memory", "MemoryNotFound", "ValidationError"]
+__all__ = [
+    "AsyncMemory",
+    "AsyncMemoryClient",
+    "LLMError",
+    "Memory",
+    "MemoryClient",
+    "MemoryNotFound",
+    "ValidationError",
+    "install",
+    "uninstall",
+]

@@ -83,7 +83,7 @@ class _Client:
     def _headers(self, others: Mapping[str, str]) -> dict[str, str]:
         """The client's own, beside those that a caller's HTTP client has: who is outermost names the source, and all
         name themselves in the stack."""
-        stack = others.get("X-Mem0-Client") or os.getenv("MEM0_CLIENT_STACK", "")
+        stack: str = others.get("X-Mem0-Client") or os.getenv("MEM0_CLIENT_STACK") or ""
         callers = [part.strip() for part in stack.split(",") if part.strip()][: _MAX_STACK - 1]
         headers = {
             "Authorization": f"Token {self.api_key}",

@@ -118,7 +118,7 @@ def get_all(self: Settings, /, options: GetAllMemoryOptions | None = None, **kwa
     if not self.strict and (limit := asked.pop("limit", None)) is not None:
         asked.setdefault("page_size", limit)
     body = _params(self, asked)
-    query = {key: body.pop(key) for key in ("page", "page_size") if key in body}
+    query: Answer = {key: body.pop(key) for key in ("page", "page_size") if key in body}
     return Call("POST", "/v3/memories/", query or None, body)
 
 
