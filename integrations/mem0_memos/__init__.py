@@ -1,4 +1,5 @@
-"""mem0's `Memory` and `AsyncMemory` over a MemOS vault: `from mem0_memos import Memory`.
+"""mem0's `Memory` and `AsyncMemory` over a MemOS vault: `from mem0_memos import Memory`. `MemoryClient` and
+`AsyncMemoryClient` talk to a server of mem0's hosted API; `install()` makes `import mem0` this package.
 
 Signatures, results and errors are those of mem0ai 2.2.1; the call forms of 0.1 and 1.x (ids and `limit=` as
 arguments of `search` and `get_all`, `data=` in `update`) work as well. mem0 itself is not imported; nothing
