@@ -20,7 +20,7 @@ from langgraph.store.memos import MemOSStore
 from llama_index.memory.memos import MemOSMemory as LlamaMemory
 from mem0_memos import Memory
 from memos_core.activation import LoadedModel
-from memos_core.memos import MemOS
+from memos_core.memos import NOT_MEMORIES, MemOS
 
 FACT = "My boat is called Petrel."
 QUESTION = "What is my boat called?"
@@ -129,5 +129,25 @@ def test_written_through_one_read_through_the_other(memos: MemOS, writer: str, r
 @pytest.mark.parametrize("writer", WRITERS)
 def test_it_is_one_memory_not_many(memos: MemOS, writer: str) -> None:
     WRITERS[writer](memos, "maya")
-    texts = [c.text for c in memos.scoped(user="maya").find(not_types=("message", "kv"))]
+    texts = [c.text for c in memos.scoped(user="maya").find(not_types=NOT_MEMORIES)]
     assert texts == [FACT]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_read_reaches_the_scheduler(memos: MemOS, reader: str) -> None:
+    maya = memos.scoped(user="maya")
+    cube = maya.write(FACT)
+    READERS[reader](memos, "maya")
+    maya.turn_finished()  # counted reads are noted down between turns
+    memos.scheduler.wait_idle()
+    assert maya.read(cube.id).header.behaviour.reads > 0
+
+
+TURNS = [w for w in WRITERS if w not in ("core", "langgraph store", "langchain tool")]
+
+
+@pytest.mark.parametrize("writer", TURNS)
+def test_every_finished_turn_reaches_the_scheduler(memos: MemOS, writer: str) -> None:
+    WRITERS[writer](memos, "maya")
+    memos.scheduler.wait_idle()
+    assert "plan" in {decision.action for decision in memos.scoped(user="maya").explain()}
