@@ -6,7 +6,9 @@ import os
 import threading
 import time
 
-_POOL = 4096  # bytes of randomness fetched at once: a system call for each id is a quarter of a batch of writes
+_POOL = (
+    4096  # bytes of randomness fetched at once: a system call for each id is a quarter of a batch of writes
+)
 _lock = threading.Lock()
 _last = 0
 _random = b""
