@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
+from llama_blocks import Words, vector_block
 from llama_index.core.agent.workflow import (
     AgentStream,
     AgentWorkflow,
@@ -14,7 +15,6 @@ from llama_index.core.agent.workflow import (
     ReActAgent,
     ToolCallResult,
 )
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
 from llama_index.core.chat_engine import (
     CondensePlusContextChatEngine,
@@ -29,16 +29,12 @@ from llama_index.core.memory import (
     ChatSummaryMemoryBuffer,
     FactExtractionMemoryBlock,
     Memory,
-    VectorMemoryBlock,
 )
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.chat_store import SimpleChatStore
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
-from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.workflow import Context
-from pydantic import Field
-from support import bag_of_words
 
 from llama_index.memory.memos import (
     MemOSChatStore,
@@ -47,43 +43,6 @@ from llama_index.memory.memos import (
     MemOSSimpleChatStore,
 )
 from memos_core import MemOS
-
-
-class Words(BaseEmbedding):
-    """The vectors of a bag of words."""
-
-    def _get_text_embedding(self, text: str) -> list[float]:
-        return bag_of_words([text])[0]
-
-    def _get_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
-
-    async def _aget_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
-
-
-class VectorBlock(VectorMemoryBlock):
-    """LlamaIndex's block over a store that keeps the texts, as its documentation has it."""
-
-    def __init__(self, **how: Any) -> None:
-        class Texts(SimpleVectorStore):
-            stores_text: bool = True
-            nodes: dict[str, Any] = Field(default_factory=dict)
-
-            async def async_add(self, nodes: Sequence[Any], **kwargs: Any) -> list[str]:
-                self.nodes.update({node.node_id: node for node in nodes})
-                return self.add(list(nodes))
-
-            async def aquery(self, query: Any, **kwargs: Any) -> Any:
-                found = self.query(query)
-                found.nodes = [self.nodes[id_] for id_ in found.ids or ()]
-                return found
-
-        super().__init__(vector_store=Texts(), embed_model=Words(), **how)
-
-
-def last_question(messages: Sequence[ChatMessage]) -> str:
-    return next(str(m.content) for m in reversed(messages) if m.role == MessageRole.USER)
 
 
 def told(messages: Sequence[ChatMessage], **kwargs: Any) -> ChatMessage:
@@ -335,7 +294,7 @@ SWAPS = [
     Swap(buffers_over_one_store, SimpleChatStore, MemOSSimpleChatStore),
     *(
         Swap(what_left_the_window, before, MemOSMemoryBlock)
-        for before in (VectorBlock, lambda: FactExtractionMemoryBlock(llm=llm(facts)))
+        for before in (vector_block, lambda: FactExtractionMemoryBlock(llm=llm(facts)))
     ),
 ]
 
