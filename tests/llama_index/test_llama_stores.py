@@ -23,6 +23,7 @@ from llama_index.memory.memos import (
     MemOSMemory,
     MemOSMemoryBlock,
     MemOSSimpleChatStore,
+    close_reopened,
 )
 from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.memos import MemOS
@@ -234,6 +235,33 @@ async def test_the_default_vault(tmp_path: Any, monkeypatch: pytest.MonkeyPatch)
     await MemOSChatStore(user="maya").add_messages("s", said("Hello"))
     assert contents(MemOSSimpleChatStore(user="maya").get_messages("s")) == ["Hello"]
     assert (tmp_path / "env" / "vault.db").exists()
+
+
+async def test_restoring_works_on_each_back_end(vault_url: str) -> None:
+    with MemOS.open(vault_url, embedder=None) as memos:
+        memory = MemOSMemory.from_defaults(memos, user="maya", session="s")
+        await memory.aput_messages(said("I keep bees.", "Sweet.", "Yes."))
+        store = MemOSChatStore(memos, user="maya")
+        await store.archive_oldest_messages("s", 2)
+        dumps = memory.to_dict(), store.model_dump(), MemOSMemoryBlock(memos, user="maya").model_dump()
+    try:
+        again, chats = MemOSMemory.from_dict(dumps[0]), MemOSChatStore.model_validate(dumps[1])
+        assert [again.get_all(status) for status in (ACTIVE, ARCHIVED)] == [
+            await chats.get_messages("s", status=status) for status in (ACTIVE, ARCHIVED)
+        ]
+        assert contents(again.get_all()) == ["I keep bees.", "Sweet.", "Yes."]
+        assert contents(again.get())[-1] == "Yes."  # the archived ones are not shown
+        await again.aset(said("Anew", "Well"))
+        assert await chats.get_messages("s", status=None) == again.get_all() == said("Anew", "Well")
+        await chats.archive_oldest_messages("s", 1)
+        again.reset(ARCHIVED)
+        assert contents(await again.aget_all()) == ["Well"]
+        await again.areset()
+        assert await chats.get_keys() == []
+        block = MemOSMemoryBlock.model_validate(dumps[2])
+        assert "bees" in await block.aget(said("What do I keep?"))
+    finally:
+        close_reopened()
 
 
 # -- the store of the older buffers --------------------------------------------------------------------------

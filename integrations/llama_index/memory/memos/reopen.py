@@ -128,7 +128,7 @@ def reopen(url: str | None, scope: Scope, embedder: str) -> MemOS:
         key = (url, scope.tenant, scope.user, embedder)
         known = _reopened.get(key)
         if known is None or known.closed:
-            if url is not None and not Path(url).exists():
+            if url is not None and "://" not in url and not Path(url).exists():
                 raise InvalidArgument(f"vault: {url} does not exist here; nothing can be restored from it")
             principal = Principal(tenant=scope.tenant, user=scope.user)
             known = MemOS.open(
