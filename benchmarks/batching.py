@@ -18,7 +18,6 @@ import threading
 import time
 from typing import Any
 
-import torch
 from transformers import GenerationConfig
 
 from benchmarks.corpus import Sentences
@@ -91,8 +90,7 @@ def _batched(loaded: Any, prompts: list[list[int]]) -> Burst:
         max_new_tokens=REPLY, do_sample=False, eos_token_id=loaded.tokenizer.eos_token_id, pad_token_id=0
     )
     started = time.perf_counter()
-    with torch.inference_mode():
-        found = loaded.model.generate_batch(prompts, generation_config=config, record_timestamps=True)
+    found = loaded.model.generate_batch(prompts, generation_config=config, record_timestamps=True)
     ended = time.perf_counter()
     outputs = sorted(found.values(), key=lambda out: prompts.index(list(out.prompt_ids)))
     replies = [loaded.tokenizer.decode(out.generated_tokens, skip_special_tokens=True) for out in outputs]
