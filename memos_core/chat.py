@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol, Self
 
 from memos_core.activation import Chunk, GenerateOptions, ToolReader
+from memos_core.activation.served import ServedEngine
+from memos_core.activation.toolcalls import check_choice
 from memos_core.memos import MemOS, Prompt
 from memos_core.prompt import asked
 
@@ -36,6 +39,22 @@ def options_of(fields: Settings, call: Mapping[str, Any]) -> GenerateOptions:
         seed=call.get("seed", fields.seed),
         stop=tuple(call.get("stop") or fields.stop or ()),
     )
+
+
+def check_tools(view: MemOS, tool_choice: str | None, names: Sequence[str]) -> None:
+    """Refuse tools that a view's model cannot call. Loads the model, if it is not.
+
+    Args:
+        tool_choice: see `ChatTurn`. names: of the tools.
+
+    Raises:
+        ModelError: the model's chat template has no place for tools, or writes calls in a form not known here.
+        InvalidArgument: a choice of a tool there is not.
+    """
+    if isinstance(view.generator, ServedEngine):  # whether its model can, only the server knows
+        check_choice(tool_choice, names)
+    else:
+        view.engine.tool_form().beginning(tool_choice, names)
 
 
 class ChatTurn:
@@ -74,7 +93,13 @@ class ChatTurn:
         self._reader: ToolReader | None = None
         self._text, self._called = "", False
         self._engine = view.generator  # loaded first: how much memory fits depends on it
+        self._how: dict[str, Any] = {}
         begun, extra = "", 0
+        if tools and isinstance(
+            self._engine, ServedEngine
+        ):  # the server tells the model, and reads its calls
+            self._how = {"tools": tools, "tool_choice": tool_choice}
+            extra, tools = self._engine.count_tokens(json.dumps([*tools])), ()
         if tools:
             engine = view.engine
             form = engine.tool_form()
@@ -95,7 +120,7 @@ class ChatTurn:
     def stream(self) -> Generator[Chunk, None, None]:
         """The reply; the last chunk carries the usage. See `ActivationEngine.stream`."""
         for chunk in self._engine.stream(
-            self._sent, self._view.scope, self._options, derived_from=self.prompt.sources
+            self._sent, self._view.scope, self._options, derived_from=self.prompt.sources, **self._how
         ):
             yield from self._read(chunk)
         self._finish()
@@ -103,7 +128,7 @@ class ChatTurn:
     async def astream(self) -> AsyncGenerator[Chunk, None]:
         """`stream` for asyncio. Cancelling it ends the request at the next forward pass."""
         chunks = self._engine.astream(
-            self._sent, self._view.scope, self._options, derived_from=self.prompt.sources
+            self._sent, self._view.scope, self._options, derived_from=self.prompt.sources, **self._how
         )
         async with aclosing(chunks):
             async for chunk in chunks:

@@ -368,9 +368,10 @@ class Memory(View):
             return []
         return self._core.vault.ids_ending(self._which(states=None), part)
 
-    def namespaces(self, prefix: Namespace = ()) -> list[Namespace]:
-        """The namespaces in use at or below a prefix, sorted."""
-        return self._core.vault.namespaces(self._which(namespace=arguments.names(prefix, "prefix")))
+    def namespaces(self, prefix: Namespace = (), *, states: Sequence[State] | None = LIVE) -> list[Namespace]:
+        """The namespaces in use at or below a prefix, sorted; in use by cubes of these states, see `find`."""
+        which = self._which(namespace=arguments.names(prefix, "prefix"), states=states)
+        return self._core.vault.namespaces(which)
 
     def search(
         self,

@@ -298,20 +298,30 @@ class MemOS(Memory, Items, Versions, Governed):
 
     # -- conversations -------------------------------------------------------------------------------------
 
-    def remember(self, messages: Sequence[Any], *, extract: bool = True) -> list[MemCube]:
+    def remember(
+        self,
+        messages: Sequence[Any],
+        *,
+        extract: bool = True,
+        namespace: str = MESSAGES,
+        delete: Sequence[str] = (),
+    ) -> list[MemCube]:
         """Store a finished turn: each message verbatim, and what the user stated as typed cubes, in one
         transaction. A statement this user made before, word for word, is not stored twice.
 
         Args:
             messages: `Message`s or dicts with "role" ("user", "assistant", …), "content" and maybe "raw".
             extract: False stores the messages alone.
+            namespace: where the messages go; only those in the default one are the `conversation`.
+            delete: ids of cubes of this scope that go in the same transaction, e.g. the messages that these replace.
 
         Returns:
             The cubes stored: messages first, then statements.
         """
-        episodes = self._core.reader.messages(messages, self._scope, self._principal.label)
+        where = arguments.name(namespace, "namespace")
+        episodes = self._core.reader.messages(messages, self._scope, self._principal.label, namespace=where)
         statements = self._new_statements(self._core.reader.statements(episodes)) if extract else []
-        stored = self.put([*episodes, *statements])
+        stored = self.put([*episodes, *statements], delete=delete)
         self.turn_finished()
         return stored
 

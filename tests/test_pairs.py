@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ from support import bag_of_words
 from langchain_memos import ChatMemOS, MemOSMemory, MemOSMiddleware, MemOSRetriever, memory_tools
 from langgraph.checkpoint.memos import MemOSSaver
 from langgraph.store.memos import MemOSStore
+from llama_index.memory.memos import (
+    MemOSChatStore,
+    MemOSLLM,
+    MemOSMemoryBlock,
+    MemOSSimpleChatStore,
+)
 from llama_index.memory.memos import MemOSMemory as LlamaMemory
 from mem0_memos import Memory
 from memos_core.activation import LoadedModel
-from memos_core.memos import MemOS
+from memos_core.memos import NOT_MEMORIES, MemOS
 
 FACT = "My boat is called Petrel."
 QUESTION = "What is my boat called?"
@@ -66,6 +73,10 @@ def _tool(memos: MemOS, user: str, name: str, **arguments: str) -> str:
     return str(tool.invoke(arguments, {"configurable": {"user_id": user, "thread_id": f"{user}-tool"}}))
 
 
+def _said(text: str) -> list[ChatMessage]:
+    return [ChatMessage(role="user", content=text)]
+
+
 WRITERS: dict[str, Callable[[MemOS, str], object]] = {
     "core": lambda m, user: m.scoped(user=user).write(FACT),
     "langgraph store": lambda m, user: MemOSStore(m.scoped(user=user)).put(
@@ -77,8 +88,20 @@ WRITERS: dict[str, Callable[[MemOS, str], object]] = {
     ),
     "langchain middleware": lambda m, user: _agent(m, user, FACT),
     "langchain tool": lambda m, user: _tool(m, user, "save_memory", text=FACT),
-    "llama_index memory": lambda m, user: LlamaMemory.from_defaults(memos=m, user=user, session="li").put(
-        ChatMessage(role="user", content=FACT)
+    "llama_index memory": lambda m, user: LlamaMemory.from_defaults(
+        memos=m, user=user, session="li"
+    ).put_messages(_said(FACT)),
+    "llama_index chat store": lambda m, user: asyncio.run(
+        MemOSChatStore(m, user=user).add_messages("li", _said(FACT))
+    ),
+    "llama_index simple chat store": lambda m, user: MemOSSimpleChatStore(m, user=user).set_messages(
+        "li", _said(FACT)
+    ),
+    "llama_index block": lambda m, user: asyncio.run(
+        MemOSMemoryBlock(m, user=user).aput(_said(FACT), session_id="li")
+    ),
+    "llama_index llm": lambda m, user: MemOSLLM(memos=m, user=user, max_tokens=2, remember=True).chat(
+        _said(FACT)
     ),
     "mem0": lambda m, user: Memory(m).add(FACT, user_id=user, infer=False),
 }
@@ -104,6 +127,9 @@ READERS: dict[str, Callable[[MemOS, str], object]] = {
     "llama_index memory": lambda m, user: [
         x.content for x in LlamaMemory.from_defaults(memos=m, user=user, session="new").get(QUESTION)
     ],
+    "llama_index block": lambda m, user: asyncio.run(
+        MemOSMemoryBlock(m, user=user).aget(_said(QUESTION), session_id="new")
+    ),
     "mem0": lambda m, user: [
         x["memory"] for x in Memory(m).search(QUESTION, filters={"user_id": user})["results"]
     ],
@@ -115,7 +141,8 @@ PAIRS = [
     (writer, reader)
     for writer in WRITERS
     for reader in READERS
-    if writer == reader or not writer.startswith("langchain") or not reader.startswith("langchain")
+    if writer == reader
+    or not any(writer.startswith(name) and reader.startswith(name) for name in ("langchain", "llama_index"))
 ]
 
 
@@ -129,5 +156,25 @@ def test_written_through_one_read_through_the_other(memos: MemOS, writer: str, r
 @pytest.mark.parametrize("writer", WRITERS)
 def test_it_is_one_memory_not_many(memos: MemOS, writer: str) -> None:
     WRITERS[writer](memos, "maya")
-    texts = [c.text for c in memos.scoped(user="maya").find(not_types=("message", "kv"))]
+    texts = [c.text for c in memos.scoped(user="maya").find(not_types=NOT_MEMORIES)]
     assert texts == [FACT]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_read_reaches_the_scheduler(memos: MemOS, reader: str) -> None:
+    maya = memos.scoped(user="maya")
+    cube = maya.write(FACT)
+    READERS[reader](memos, "maya")
+    maya.turn_finished()  # counted reads are noted down between turns
+    memos.scheduler.wait_idle()
+    assert maya.read(cube.id).header.behaviour.reads > 0
+
+
+TURNS = [w for w in WRITERS if w not in ("core", "langgraph store", "langchain tool")]
+
+
+@pytest.mark.parametrize("writer", TURNS)
+def test_every_finished_turn_reaches_the_scheduler(memos: MemOS, writer: str) -> None:
+    WRITERS[writer](memos, "maya")
+    memos.scheduler.wait_idle()
+    assert "plan" in {decision.action for decision in memos.scoped(user="maya").explain()}

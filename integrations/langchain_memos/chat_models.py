@@ -28,7 +28,7 @@ from pydantic import ConfigDict, Field
 from langchain_memos.scopes import ids_of
 from langchain_memos.turns import call_chunks, to_dicts
 from memos_core.activation import Chunk, GenerateOptions
-from memos_core.chat import ChatTurn, options_of
+from memos_core.chat import ChatTurn, check_tools, options_of
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS, Prompt
 
@@ -123,7 +123,7 @@ class ChatMemOS(BaseChatModel):
         if choice == "none" or not formatted:
             return self.bind(**kwargs)
         names = [one["function"]["name"] for one in formatted]
-        self.memos.engine.tool_form().beginning(choice, names)  # refused here, not in the middle of a run
+        check_tools(self.memos, choice, names)  # refused here, not in the middle of a run
         return self.bind(tools=formatted, tool_choice=choice, **kwargs)
 
     # The config is not handed down to `_generate`; these four carry its scope there.

@@ -376,8 +376,10 @@ class Memory:
         )
         asked = Request.parse("search", filters, kwargs, top_k, show_expired, strict=self._strict, at=at)
         lowest = asked.lowest_score(threshold)
-        if not isinstance(query, str) or not query.strip():
+        if not isinstance(query, str):
             raise InvalidArgument("Invalid query: must be a non-empty string.")
+        if not query.strip():
+            raise InvalidArgument("Invalid query: cannot be empty or whitespace-only.")
         view = self._view(asked.ids, reading=True)
         hits = self._hits(view, query.strip(), asked, lowest) if asked.top_k else []
         period = times.period(query, at.date()) if at is not None else None

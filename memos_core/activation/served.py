@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import threading
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from memos_core.activation.keys import Source, salt_for
 from memos_core.activation.request import Chunk, FinishReason, GenerateOptions, Usage
 from memos_core.activation.stepping import in_steps
+from memos_core.activation.toolcalls import ANY, ToolCall, read_call
 from memos_core.cube.scope import Scope
 from memos_core.errors import InvalidArgument, ModelError, missing_extra
 
@@ -203,15 +205,19 @@ class ServedEngine:
         *,
         derived_from: Iterable[Source] = (),
         cancelled: Callable[[], bool] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | None = None,
     ) -> Generator[Chunk, None, None]:
         """Generate a reply piece by piece. Closing the generator ends the request.
 
         Args:
-            prompt: messages, or a text to go on with.
+            prompt: messages, or a text to go on with. An assistant's message may have "tool_calls" in OpenAI's form.
             scope: whose request it is; decides the salt.
             options: how to generate; `keep` is the server's business, and `reuse=False` takes a salt of its own.
             derived_from: not used: the server does not tell what its KV was computed from.
             cancelled: asked before every chunk; true ends the reply with finish_reason "cancelled".
+            tools: what the model may call, as JSON Schemas in OpenAI's form; the server reads its calls, which come
+                with the last chunk. tool_choice: None leaves it to the model, "any" makes it call one, a name this one.
 
         Returns:
             A generator of chunks without token ids; the last carries the usage, with the cached tokens that the
@@ -224,8 +230,14 @@ class ServedEngine:
         cancelled = cancelled or (lambda: False)
         if not prompt:
             raise InvalidArgument("the prompt is empty; pass messages or a text")
+        how: dict[str, Any] = {"extra_body": self._extra(scope, reuse=options.reuse)}
+        if tools:
+            how["tools"] = [dict(tool) for tool in tools]
+        if tools and tool_choice is not None:
+            named = {"type": "function", "function": {"name": tool_choice}}
+            how["tool_choice"] = "required" if tool_choice == ANY else named
         with self._errors():
-            events = self._open(prompt, options, self._extra(scope, reuse=options.reuse))
+            events = self._open(prompt, options, how)
         return self._read(events, cancelled, started)
 
     async def astream(
@@ -235,22 +247,24 @@ class ServedEngine:
         options: GenerateOptions = _DEFAULTS,
         *,
         derived_from: Iterable[Source] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """`stream` for asyncio. Cancelling or closing it ends the request."""
-        steps = in_steps(lambda stop: self.stream(prompt, scope, options, cancelled=stop))
+        more: dict[str, Any] = {"tools": tools, "tool_choice": tool_choice}
+        steps = in_steps(lambda stop: self.stream(prompt, scope, options, cancelled=stop, **more))
         async with aclosing(steps):
             async for chunk in steps:
                 yield chunk
 
-    def _open(self, prompt: str | Messages, options: GenerateOptions, extra: dict[str, Any]) -> Any:
-        how: dict[str, Any] = {
+    def _open(self, prompt: str | Messages, options: GenerateOptions, how: dict[str, Any]) -> Any:
+        how |= {
             "model": self.about.name,
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": options.max_new_tokens,
             "temperature": options.temperature,
             "top_p": options.top_p,
-            "extra_body": extra,
         }
         if options.stop:
             how["stop"] = list(options.stop)
@@ -264,7 +278,7 @@ class ServedEngine:
         self, events: Any, cancelled: Callable[[], bool], started: float
     ) -> Generator[Chunk, None, None]:
         finish: FinishReason | None = None
-        first_at, usage = None, None
+        first_at, usage, calls = None, None, _Calls()
         try:
             with events, self._errors():
                 for event in events:
@@ -274,6 +288,8 @@ class ServedEngine:
                         break
                     for choice in event.choices[:1]:
                         text = (choice.text if hasattr(choice, "text") else choice.delta.content) or ""
+                        if calls.push(choice):
+                            first_at = first_at or time.perf_counter()
                         if text:
                             first_at = first_at or time.perf_counter()
                             yield Chunk(text, ())
@@ -304,6 +320,7 @@ class ServedEngine:
                 tier="server" if cached else "none",
                 finish_reason=finish,
             ),
+            calls.whole(),
         )
 
     def _count(self, **events: int) -> None:
@@ -336,8 +353,46 @@ class _Said:
             ) from err
 
 
+class _Calls:
+    """Tool calls that a server streams in pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, list[str]] = {}  # by their index: the name, the arguments
+
+    def push(self, choice: Any) -> bool:
+        """Take the pieces of an event; whether there are any."""
+        found = getattr(getattr(choice, "delta", None), "tool_calls", None) or []
+        for piece in found:
+            call = self._pieces.setdefault(piece.index, ["", ""])
+            if piece.function is not None:
+                call[0] += piece.function.name or ""
+                call[1] += piece.function.arguments or ""
+        return bool(found)
+
+    def whole(self) -> tuple[ToolCall, ...]:
+        """What was called, in order."""
+        return tuple(read_call(name, arguments) for _, (name, arguments) in sorted(self._pieces.items()))
+
+
 def _openai(messages: Messages) -> Any:
-    return [dict(message) for message in messages]
+    """Messages as the protocol has them: the arguments of tool calls are JSON texts."""
+    found = []
+    for message in messages:
+        one = dict(message)
+        if calls := one.get("tool_calls"):
+            one["tool_calls"] = [
+                {
+                    **call,
+                    "function": {**call["function"], "arguments": _as_text(call["function"]["arguments"])},
+                }
+                for call in calls
+            ]
+        found.append(one)
+    return found
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _cached(usage: Any) -> int:

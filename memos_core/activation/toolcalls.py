@@ -55,15 +55,33 @@ class ToolForm:
         """
         if choice is None:
             return ""
-        if choice != ANY and choice not in names:
-            raise InvalidArgument(
-                f"tool_choice must be 'auto', 'any' or one of {', '.join(names)}, got {choice!r:.80}"
-            )
+        check_choice(choice, names)
         start = f"{self.opening}\n" if self.opening else ""
         which = names[0] if choice == ANY and len(names) == 1 else choice
         if which == ANY:
             return f'{start}{{"name":'
         return f'{start}{{"name": {json.dumps(which, ensure_ascii=False)}, "{self.arguments}":'
+
+
+def check_choice(choice: str | None, names: Sequence[str]) -> None:
+    """Refuse a choice that is neither None, "any" nor the name of one of these tools.
+
+    Raises:
+        InvalidArgument: it is another.
+    """
+    if choice is not None and choice != ANY and choice not in names:
+        raise InvalidArgument(
+            f"tool_choice must be 'auto', 'any' or one of {', '.join(names)}, got {choice!r:.80}"
+        )
+
+
+def read_call(name: str, arguments: str) -> ToolCall:
+    """The call that a server read from a reply: invalid where the arguments are no JSON object."""
+    try:
+        found = json.loads(arguments or "{}", strict=False)
+    except ValueError:
+        found = None
+    return ToolCall(name, arguments or "{}", valid=bool(name) and isinstance(found, dict))
 
 
 _HERMES = ToolForm("<tool_call>", "</tool_call>", "arguments")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from memos_core.cube import new_id
+from memos_core.cube import NOT_MEMORIES, new_id
 from memos_core.errors import MemOSError
 from memos_core.memos import MemOS
 from memos_core.quickstart.agent import SYSTEM, build
@@ -64,10 +64,10 @@ def tell(memos: MemOS, out: Console, turns: Sequence[str]) -> None:
     thread = f"tell-{new_id()}"
     agent = _ready(memos, out, 1, thread)
     view = memos.scoped(user=USER)
-    before = {c.id for c in view.find(not_types=("message", "kv"))}
+    before = {c.id for c in view.find(not_types=NOT_MEMORIES)}
     for turn in turns:
         message = _say(agent, thread, turn)
-        known = {c.id for c in view.find(not_types=("message", "kv"))}
+        known = {c.id for c in view.find(not_types=NOT_MEMORIES)}
         _show(out, f"{turn[:100]}…", message)
         out.print(
             f"           stored: {len(known - before)} typed memories, 2 messages, 1 turn of the thread\n",
@@ -77,7 +77,7 @@ def tell(memos: MemOS, out: Console, turns: Sequence[str]) -> None:
     with out.status("The scheduler prepares the next session…"):
         memos.scheduler.wait_idle()
     _no_errors(memos)
-    out.print(cube_table(view.find(not_types=("message", "kv")), "Typed cubes in the vault"))
+    out.print(cube_table(view.find(not_types=NOT_MEMORIES), "Typed cubes in the vault"))
     built = [d for d in memos.scheduler.explain() if d.action != "plan"]
     out.print(decision_table(built, "What the scheduler did between the turns"))
     out.print(f"Process {os.getpid()} ends. Nothing of it stays but the vault.\n")

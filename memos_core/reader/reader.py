@@ -52,17 +52,18 @@ class MemReader:
         owner: str,
         *,
         at: datetime | None = None,
+        namespace: str = MESSAGES,
     ) -> list[MemCube]:
-        """Episodes: one cube per message, in the namespace ("messages", session).
+        """Episodes: one cube per message, in the namespace ("messages", session), or another than "messages".
 
         Raises:
             InvalidArgument: a message has no role or content.
         """
         if isinstance(messages, str | bytes | dict) or not isinstance(messages, Sequence):
             raise InvalidArgument(f"messages must be a list of messages, got {messages!r:.80}")
-        namespace = (MESSAGES, scope.session) if scope.session else (MESSAGES,)
+        path = (namespace, scope.session) if scope.session else (namespace,)
         moment = at or now()
-        return [self._message(m, i, scope, owner, namespace, moment) for i, m in enumerate(messages)]
+        return [self._message(m, i, scope, owner, path, moment) for i, m in enumerate(messages)]
 
     def statements(self, episodes: Sequence[MemCube]) -> list[MemCube]:
         """Typed cubes for what users said in these message cubes, with the message as their source."""

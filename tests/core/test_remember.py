@@ -163,3 +163,28 @@ def test_a_prompt_leaves_the_callers_messages_alone_and_puts_memory_in(memos: Me
     assert "what about peanuts?" in prompt.messages[1]["content"]
     assert view.prompt([]).messages[0]["role"] == "system"
     assert view.prompt([{"role": "user", "content": " "}]).recalled == ()
+
+
+def test_messages_can_replace_others_in_one_transaction(memos: MemOS) -> None:
+    view = memos.scoped(user="maya", session="s")
+    [old, fact] = view.remember([{"role": "user", "content": "I keep bees."}])
+    with pytest.raises(InvalidArgument):
+        view.remember([{"role": "user"}], delete=[old.id])
+    assert [c.text for c in view.conversation()] == ["I keep bees."]
+    view.remember([{"role": "user", "content": "Hello"}], delete=[old.id])
+    assert [c.text for c in view.conversation()] == ["Hello"]
+    assert view.read(fact.id).text == "I keep bees."
+
+
+def test_messages_outside_the_conversation(memos: MemOS) -> None:
+    view = memos.scoped(user="maya", session="s")
+    [kept, fact] = view.remember([{"role": "user", "content": "I keep bees."}], namespace="flushed")
+    assert kept.namespace == ("flushed", "s")
+    assert view.conversation() == []
+    assert [h.cube.id for h in view.recall("bees")] == [fact.id]
+    for bad in ("", "a\x00b", 1):
+        with pytest.raises(InvalidArgument, match="namespace"):
+            view.remember(TURN, namespace=bad)  # type: ignore[arg-type]
+    view.archive(kept.id)
+    assert view.namespaces(("flushed",)) == []
+    assert view.namespaces(("flushed",), states=None) == [("flushed", "s")]

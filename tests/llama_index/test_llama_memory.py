@@ -517,3 +517,13 @@ async def test_simple_chat_engine_sync_async_and_streaming(memos: MemOS) -> None
     assert len(other.chat_history) == 2
     other.chat("Anew", chat_history=[user("was"), assistant("is")])
     assert contents(other.chat_history)[:3] == ["was", "is", "Anew"]
+
+
+def test_it_needs_no_class_that_the_oldest_supported_release_has_not() -> None:
+    """llama-index-core 0.13 has no blocks for tool calls, thinking and videos."""
+    code = (
+        "import llama_index.core, llama_index.core.base.llms.types as types\n"
+        "for name in ('ToolCallBlock', 'ThinkingBlock', 'VideoBlock'):\n    delattr(types, name)\n"
+        "import llama_index.memory.memos\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

@@ -12,6 +12,10 @@ pytest.importorskip("openai", reason="the [server-models] extra is not installed
 pytest.importorskip("langchain_core", reason="the [langchain] extra is not installed")
 
 from activation.tiny import make_model, make_tokenizer
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from scripted import scripted
 
 from langchain_memos import ChatMemOS
 from memos_core import MemOS
@@ -183,3 +187,46 @@ def test_where_there_is_no_salt_that_is_said(
         assert "secret-key" not in caplog.text
         ServedEngine(server.url, cache_salt=True).generate(ASK, ALICE, SHORT)
         assert "cache_salt" in server.bodies[-1]
+
+
+@tool
+def weather(city: str) -> str:
+    """What the weather is like in a city."""
+    return f"rain in {city}"
+
+
+@pytest.fixture
+def caller() -> Iterator[TinyServer]:
+    """A server whose model calls the tool when it is asked about rain, and says what came of it."""
+    model = scripted({"rain?": ("weather", {"city": "Bergen, æøå"})}, otherwise="It rains.")
+    with serving(TinyServer(ActivationEngine(model))) as running:
+        yield running
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_agent_calls_tools_through_a_server(caller: TinyServer, is_async: bool) -> None:
+    with MemOS.open(":memory:", model=caller.url, embedder=None) as memos:
+        model = ChatMemOS(memos=memos.scoped(user="alice", session="s"), max_tokens=200)
+        agent = create_agent(model, [weather])
+        asked = {"messages": [HumanMessage("Will it rain?")]}
+        found = await agent.ainvoke(asked) if is_async else agent.invoke(asked)
+        _, call, result, answer = found["messages"]
+    assert [(c["name"], c["args"]) for c in call.tool_calls] == [("weather", {"city": "Bergen, æøå"})]
+    assert call.response_metadata["finish_reason"] == "tool_calls"
+    assert (result.content, answer.text) == ("rain in Bergen, æøå", "It rains.")
+    sent = [body for body in caller.bodies if body.get("stream")]
+    assert [t["function"]["name"] for t in sent[0]["tools"]] == ["weather"]
+    assert sent[1]["messages"][-1]["tool_call_id"] == call.tool_calls[0]["id"]
+
+
+def test_a_tool_can_be_demanded_and_an_unknown_one_not(caller: TinyServer) -> None:
+    with MemOS.open(":memory:", model=caller.url, embedder=None) as memos:
+        model = ChatMemOS(memos=memos, max_tokens=4)
+        cut = model.bind_tools([weather], tool_choice="weather").invoke("Hello")
+        assert caller.bodies[-1]["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+        assert cut.tool_calls == []  # cut off after four tokens: never a call with half its arguments
+        assert [call["name"] for call in cut.invalid_tool_calls] == ["weather"]
+        model.bind_tools([weather], tool_choice="any").invoke("Hello")
+        assert caller.bodies[-1]["tool_choice"] == "required"
+        with pytest.raises(InvalidArgument, match=r"tool_choice"):
+            model.bind_tools([weather], tool_choice="climate")

@@ -1,5 +1,6 @@
 """An OpenAI-compatible server over a tiny random model: our own engine keeps its KV, apart by `cache_salt` as vLLM's
-does, and it counts cached tokens as vLLM does. What is not needed here (tools, logprobs, batches) is missing."""
+does, and it counts cached tokens and reads tool calls as vLLM does. What is not needed here (logprobs, batches) is
+missing."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from memos_core.activation import ActivationEngine, GenerateOptions
+from memos_core.activation import ActivationEngine, Chunk, GenerateOptions, ToolCall, ToolReader
 from memos_core.cube import Scope
 
 
@@ -77,10 +79,21 @@ class _Handler(BaseHTTPRequestHandler):
             stop=tuple(body.get("stop", ())),
             seed=body.get("seed"),
         )
-        chunks = self.server.engine.stream(
-            body["messages"] if chat else body["prompt"], Scope(user=salt), options
-        )
-        events = [self._event(chunk, chat) for chunk in chunks]
+        engine, tools = self.server.engine, body.get("tools", [])
+        prompt = body["messages"] if chat else body["prompt"]
+        if tools:
+            form = engine.tool_form()
+            reader = ToolReader(form, begun := form.beginning(_choice(body), [_name(t) for t in tools]))
+            prompt = engine.encode(_objects(prompt), tools=tools)
+            prompt += engine.tokenizer.encode(begun, add_special_tokens=False)
+            options = replace(options, reuse=False)
+        events = []
+        for chunk in engine.stream(prompt, Scope(user=salt), options):
+            if tools:
+                text, calls = reader.push(chunk.text, last=chunk.usage is not None)
+                chunk = replace(chunk, text=text)
+                events += [e for i, call in enumerate(calls) for e in self._call(i, call)]
+            events.append(self._event(chunk, chat))
         if body.get("stream"):
             return self._stream(events)
         last, text = events[-1], "".join(_text(e) for e in events[:-1])
@@ -102,6 +115,16 @@ class _Handler(BaseHTTPRequestHandler):
             }
         return event
 
+    def _call(self, index: int, call: ToolCall) -> Iterator[dict[str, Any]]:
+        """A call in two pieces, as servers send them."""
+        half = len(call.arguments) // 2
+        first = {"name": call.name, "arguments": call.arguments[:half]}
+        for function in (first, {"arguments": call.arguments[half:]}):
+            event = self._event(Chunk("", ()), chat=True)
+            piece = {"index": index, "id": f"call{index}", "type": "function", "function": function}
+            event["choices"][0]["delta"] = {"content": None, "tool_calls": [piece]}
+            yield event
+
     def _stream(self, events: list[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -119,6 +142,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def _choice(body: dict[str, Any]) -> str | None:
+    choice = body.get("tool_choice", "auto")
+    if isinstance(choice, dict):
+        return str(choice["function"]["name"])
+    return {"auto": None, "required": "any"}[choice]
+
+
+def _name(tool: dict[str, Any]) -> str:
+    return str(tool["function"]["name"])
+
+
+def _objects(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The arguments of earlier calls as chat templates take them; the protocol has them as texts."""
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            assert isinstance(call["function"]["arguments"], str)
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    return messages
 
 
 def _text(event: dict[str, Any]) -> str:

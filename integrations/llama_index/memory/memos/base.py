@@ -2,74 +2,65 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from memos_core.cube import Scope, new_id
+from memos_core.cube import new_id
 from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.memos import MemOS
+from memos_core.memos import MemOS, given
 from memos_core.prompt import memory_note, unsaid
 
 try:
     from llama_index.core.base.llms.types import ChatMessage, MessageRole
     from llama_index.core.memory.types import BaseMemory
+    from llama_index.core.storage.chat_store.base_db import MessageStatus
     from llama_index.core.utils import get_tokenizer
 except ImportError:
     raise missing_extra("llama-index-core", "llama-index") from None
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from llama_index.memory.memos.messages import count_tokens, fit, from_cube, text_of, to_core
-from llama_index.memory.memos.reopen import attach, narrow, reopen
+from llama_index.memory.memos.history import add, cubes, read, remove, replace
+from llama_index.memory.memos.messages import count_tokens, fit, text_of
+from llama_index.memory.memos.reopen import Locator
 
 DEFAULT_TOKEN_LIMIT = 30_000  # as llama_index.core.memory.Memory
-IN_MEMORY = ":memory:"
 _CONTEXT_SHARE = 0.75  # of the model's context, as ChatMemoryBuffer
-_WHY = "its vault is in memory and ends with the process; open the MemOS with a folder or file instead"
 
 
-class MemOSMemory(BaseMemory):  # type: ignore[misc]
+class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
     """The user's memories that bear on the question, then this session's conversation within a token limit.
 
     Takes the place of `llama_index.core.memory.Memory` (and `ChatMemoryBuffer`). Make one with
     `from_defaults`. Its fields only say where the memory is, so a workflow `Context` that holds one survives
     `to_dict` and `from_dict`, in another process too; a restored memory uses the vault that process has open
-    (see `llama_index.memory.memos.attach`), else it opens it. Safe from many threads; the async methods of
-    the base class run these in a worker thread.
+    (see `llama_index.memory.memos.attach`), else it opens it. Safe from many threads and event loops.
 
     Args:
-        vault: what opens the vault, see `MemOS.url`.
-        tenant, user, agent, session: the scope, see `memos_core.cube.Scope`.
-        embedder: for opening the vault, see `MemOS.embedder`.
+        memos, vault, tenant, user, agent, session, embedder: see `Locator`.
         token_limit: how many tokens `get` returns at most; the last turn is returned even if it is longer.
         k: how many memories `get` recalls at most; 0 recalls none.
         tokenizer_fn: counts tokens; not kept when serialised.
 
     Raises:
-        InvalidArgument: an argument cannot be used.
+        InvalidArgument: an argument cannot be used. AccessDenied: `memos` belongs to another user or session.
     """
 
-    vault: str
-    tenant: str = Scope().tenant
-    user: str | None = None
-    agent: str | None = None
     session: str
-    embedder: str = "auto"
     token_limit: int = DEFAULT_TOKEN_LIMIT
     k: int = 5
     tokenizer_fn: Callable[[str], Sequence[Any]] = Field(
         default_factory=get_tokenizer, exclude=True, repr=False
     )
 
-    _memos: MemOS | None = PrivateAttr(default=None)
-
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, memos: MemOS | None = None, **data: Any) -> None:
         for name, least in (("token_limit", 1), ("k", 0)):
             value = data.get(name, least)
             if not isinstance(value, int) or value < least:
                 raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
-        super().__init__(**data)
+        super().__init__(memos, **data)
 
     @classmethod
     def class_name(cls) -> str:
@@ -116,37 +107,16 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]
                 f"session={session!r} and session_id={session_id!r} differ; pass one of them"
             )
         wanted = session or session_id
-        if memos is None:
-            view = reopen(None, Scope(user=user, session=wanted or new_id()), "auto")
-        else:
-            view = narrow(memos, user=user, session=wanted)
-            if view.scope.session is None:
-                view = view.scoped(session=new_id())
-            attach(memos)
+        if wanted is None:
+            wanted = (given(memos).scope.session if memos is not None else None) or new_id()
         if token_limit is None:
             window = llm.metadata.context_window if llm is not None else 0
             token_limit = int(window * _CONTEXT_SHARE) or DEFAULT_TOKEN_LIMIT
         counter = {"tokenizer_fn": tokenizer_fn} if tokenizer_fn else {}
-        where = {"vault": view.url or IN_MEMORY, "embedder": view.embedder, **view.scope.model_dump()}
-        memory = cls(token_limit=token_limit, k=k, **where, **counter)
-        memory._memos = view
+        memory = cls(memos, user=user, session=wanted, token_limit=token_limit, k=k, **counter)
         if chat_history:
             memory.set(list(chat_history))
         return memory
-
-    @property
-    def memos(self) -> MemOS:
-        """The open view behind this memory; opened at first use where it was restored.
-
-        Raises:
-            InvalidArgument, VaultError, VaultNewer: the vault cannot be opened.
-        """
-        if self._memos is None:
-            if self.vault == IN_MEMORY:
-                raise InvalidArgument(f"this memory cannot be restored: {_WHY}")
-            scope = Scope(tenant=self.tenant, user=self.user, agent=self.agent, session=self.session)
-            self._memos = reopen(self.vault, scope, self.embedder)
-        return self._memos
 
     def get(
         self, input: str | ChatMessage | None = None, initial_token_count: int = 0, **kwargs: Any
@@ -168,7 +138,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]
                 f"initial_token_count={initial_token_count} is above token_limit={self.token_limit}"
             )
         limit = self.token_limit - initial_token_count
-        everything = self.get_all()
+        everything = read(self.memos, MessageStatus.ACTIVE)
         shown = fit(everything, limit, self.tokenizer_fn)
         asked = (
             next((m for m in reversed(everything) if m.role == MessageRole.USER), None)
@@ -179,13 +149,16 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]
         note = self._recalled(text_of(asked), shown, limit - self._count(least))
         return [*note, *(fit(everything, limit - self._count(note), self.tokenizer_fn) if note else shown)]
 
-    def get_all(self) -> list[ChatMessage]:
+    def get_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
         """The session's messages, oldest first. Messages another framework stored are read by role and text.
+
+        Args:
+            status: only those with this one; see `MemOSChatStore`. This memory archives none.
 
         Raises:
             VaultError: the vault cannot be read.
         """
-        return [from_cube(cube) for cube in self.memos.conversation()]
+        return read(self.memos, status)
 
     def put(self, message: ChatMessage) -> None:
         """Store one message; see `put_messages`."""
@@ -198,29 +171,53 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]
         Raises:
             InvalidArgument: a message holds what JSON has no form for. VaultError: nothing was stored.
         """
-        if messages:
-            self.memos.remember([to_core(m, i) for i, m in enumerate(messages)])
-
-    async def aput_messages(self, messages: Sequence[ChatMessage]) -> None:
-        """Async form of `put_messages`."""
-        if messages:
-            await self.memos.aremember([to_core(m, i) for i, m in enumerate(messages)])
+        add(self.memos, messages)
 
     def set(self, messages: Sequence[ChatMessage]) -> None:
-        """Replace the session's messages. The new ones are stored before the old ones go, so that nothing is
-        lost if this is interrupted. Memories of the user stay.
+        """Replace the session's messages, in one transaction. Memories of the user stay.
 
         Raises:
             InvalidArgument: as `put_messages`; then nothing is changed. VaultError: the vault cannot be
                 written.
         """
-        old = [cube.id for cube in self.memos.conversation()]
-        self.put_messages(messages)
-        self.memos.delete(old)
+        replace(self.memos, messages)
 
-    def reset(self) -> None:
-        """Delete the session's messages. Memories of the user stay: delete those through `MemOS.delete`."""
-        self.memos.delete_where(types=["message"])
+    def reset(self, status: MessageStatus | None = None) -> None:
+        """Delete the session's messages. Memories of the user stay: delete those through `MemOS.delete`.
+
+        Args:
+            status: only those with this one.
+        """
+        if status is None:
+            self.memos.delete_where(types=["message"])
+        else:
+            remove(self.memos, cubes(self.memos, status))
+
+    async def aget(
+        self, input: str | ChatMessage | None = None, initial_token_count: int = 0, **kwargs: Any
+    ) -> list[ChatMessage]:
+        """Async form of `get`."""
+        return await asyncio.to_thread(self.get, input, initial_token_count, **kwargs)
+
+    async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
+        """Async form of `get_all`."""
+        return await asyncio.to_thread(self.get_all, status)
+
+    async def aput(self, message: ChatMessage) -> None:
+        """Async form of `put`."""
+        await asyncio.to_thread(self.put, message)
+
+    async def aput_messages(self, messages: Sequence[ChatMessage]) -> None:
+        """Async form of `put_messages`."""
+        await asyncio.to_thread(self.put_messages, messages)
+
+    async def aset(self, messages: Sequence[ChatMessage]) -> None:
+        """Async form of `set`."""
+        await asyncio.to_thread(self.set, messages)
+
+    async def areset(self, status: MessageStatus | None = None) -> None:
+        """Async form of `reset`."""
+        await asyncio.to_thread(self.reset, status)
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Where this memory is, as JSON; `from_dict` restores it, in another process too.
@@ -228,17 +225,8 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]
         Raises:
             InvalidArgument: the vault is in memory.
         """
-        if self.vault == IN_MEMORY:
-            raise InvalidArgument(f"this memory cannot be serialised: {_WHY}")
+        self.locate()
         found: dict[str, Any] = super().to_dict(**kwargs)
-        return found
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_dict, (self.to_dict(),)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy that shares the open vault, as all memories of one vault do."""
-        found: Self = self.__copy__()
         return found
 
     def _recalled(self, question: str, shown: Sequence[ChatMessage], limit: int) -> list[ChatMessage]:

@@ -22,9 +22,6 @@ try:
         CompletionResponseGen,
         LLMMetadata,
         MessageRole,
-        TextBlock,
-        ThinkingBlock,
-        ToolCallBlock,
     )
     from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
     from llama_index.core.llms.custom import CustomLLM
@@ -34,7 +31,7 @@ except ImportError:
 from pydantic import Field
 
 _ROLES = {MessageRole.DEVELOPER: "system", MessageRole.FUNCTION: "tool", MessageRole.CHATBOT: "assistant"}
-_TEXT = (TextBlock, ThinkingBlock, ToolCallBlock)
+_TEXT = ("text", "thinking", "tool_call")  # by name: llama-index-core 0.13 has not all of these classes
 
 
 class MemOSLLM(CustomLLM):  # type: ignore[misc]
@@ -195,7 +192,7 @@ def _to_dict(message: ChatMessage, index: int) -> dict[str, Any]:
     Raises:
         InvalidArgument: it holds more than text.
     """
-    odd = [block.block_type for block in message.blocks if not isinstance(block, _TEXT)]
+    odd = [block.block_type for block in message.blocks if block.block_type not in _TEXT]
     if odd:
         raise InvalidArgument(
             f"messages[{index}] holds {odd[0]!r}, which this model cannot read; pass text only"

@@ -1,0 +1,215 @@
+"""Chat stores over a MemOS vault: for LlamaIndex's `Memory`, and for its older buffers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.memos import MemOS
+from memos_core.reader import MESSAGES
+
+try:
+    from llama_index.core.base.llms.types import ChatMessage
+    from llama_index.core.storage.chat_store.base import BaseChatStore
+    from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
+    from llama_index.core.storage.chat_store.loading import RECOGNIZED_CHAT_STORES
+except ImportError:
+    raise missing_extra("llama-index-core", "llama-index") from None
+
+from llama_index.memory.memos.history import ANY, add, cubes, read, remove, replace
+from llama_index.memory.memos.messages import from_cube
+from llama_index.memory.memos.reopen import Locator
+
+_ACTIVE = MessageStatus.ACTIVE
+
+
+class _Sessions(Locator):
+    """Conversations of one user by their keys."""
+
+    def _of(self, key: str) -> MemOS:
+        """The conversation of a key: a session within the scope of this store."""
+        return self.memos.scoped(session=key)
+
+    def _keys(self) -> list[str]:
+        spaces = self.memos.namespaces((MESSAGES,), states=ANY)
+        return [space[1] for space in spaces if len(space) == 2]
+
+    def _at(self, key: str, idx: int) -> ChatMessage | None:
+        """Delete the message at a position, and return it."""
+        if isinstance(idx, bool) or not isinstance(idx, int):
+            raise InvalidArgument(f"idx must be a position in the conversation, got {idx!r:.80}")
+        view = self._of(key)
+        found = cubes(view, None)
+        if not -len(found) <= idx < len(found):
+            return None
+        gone = remove(view, [found[idx]])
+        return gone[0] if gone else None
+
+
+class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
+    """The conversations of one user in a vault, for `Memory.from_defaults(chat_store=…)`.
+
+    Takes the place of `llama_index.core.storage.chat_store.sql.SQLAlchemyChatStore`. A key is a session of the user:
+    the same conversation that `MemOSMemory` and the other frameworks' classes see under that name. What users state
+    about themselves also becomes memories. Archived messages are cubes in the state "archived".
+
+    Args:
+        memos, vault, tenant, user, agent, session, embedder: see `Locator`. With a session there is only that key.
+
+    Raises:
+        InvalidArgument: an argument cannot be used. AccessDenied: `memos` belongs to another user.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises it under."""
+        return "MemOSChatStore"
+
+    async def get_messages(
+        self,
+        key: str,
+        status: MessageStatus | None = _ACTIVE,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> list[ChatMessage]:
+        """The messages of a key with a status, oldest first.
+
+        Raises:
+            InvalidArgument: an empty key, or a negative limit or offset. AccessDenied: the store is fixed to another
+                session.
+        """
+        return await asyncio.to_thread(read, self._of(key), status, limit, offset)
+
+    async def count_messages(self, key: str, status: MessageStatus | None = _ACTIVE) -> int:
+        """How many messages of a key have a status."""
+        return len(await asyncio.to_thread(cubes, self._of(key), status))
+
+    async def add_message(self, key: str, message: ChatMessage, status: MessageStatus = _ACTIVE) -> None:
+        """Store one message; see `add_messages`."""
+        await self.add_messages(key, [message], status)
+
+    async def add_messages(
+        self, key: str, messages: Sequence[ChatMessage], status: MessageStatus = _ACTIVE
+    ) -> None:
+        """Store messages, all or none, in one transaction; archived ones are archived in a second one.
+
+        Raises:
+            InvalidArgument: a message holds what JSON has no form for. VaultError: nothing was stored.
+        """
+        await asyncio.to_thread(add, self._of(key), messages, status)
+
+    async def set_messages(
+        self, key: str, messages: Sequence[ChatMessage], status: MessageStatus = _ACTIVE
+    ) -> None:
+        """Replace all messages of a key, in one transaction. Raises as `add_messages` does; nothing is changed then."""
+        await asyncio.to_thread(replace, self._of(key), messages, status)
+
+    async def delete_message(self, key: str, idx: int) -> ChatMessage | None:
+        """Delete one message and return it; None where there is none.
+
+        Args:
+            idx: its position among all messages of the key, from 0.
+        """
+        return await asyncio.to_thread(self._at, key, idx)
+
+    async def delete_messages(self, key: str, status: MessageStatus | None = None) -> None:
+        """Delete the messages of a key with a status, all without one. Memories of the user stay."""
+
+        def delete(view: MemOS) -> None:
+            remove(view, cubes(view, status))
+
+        await asyncio.to_thread(delete, self._of(key))
+
+    async def delete_oldest_messages(self, key: str, n: int) -> list[ChatMessage]:
+        """Delete the oldest `n` active messages of a key and return them."""
+
+        def delete(view: MemOS) -> list[ChatMessage]:
+            return remove(view, cubes(view, _ACTIVE, n))
+
+        return await asyncio.to_thread(delete, self._of(key))
+
+    async def archive_oldest_messages(self, key: str, n: int) -> list[ChatMessage]:
+        """Archive the oldest `n` active messages of a key, in one transaction, and return them."""
+
+        def archive(view: MemOS) -> list[ChatMessage]:
+            oldest = cubes(view, _ACTIVE, n)
+            if oldest:
+                view.archive([cube.id for cube in oldest])
+            return [from_cube(cube) for cube in oldest]
+
+        return await asyncio.to_thread(archive, self._of(key))
+
+    async def get_keys(self) -> list[str]:
+        """The keys with messages, sorted."""
+        return await asyncio.to_thread(self._keys)
+
+
+class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
+    """The conversations of one user in a vault, for `ChatMemoryBuffer` and `ChatSummaryMemoryBuffer`.
+
+    Takes the place of `llama_index.core.storage.chat_store.SimpleChatStore`; else as `MemOSChatStore`. The async
+    methods of the base class run these in a worker thread.
+
+    Args:
+        memos, vault, tenant, user, agent, session, embedder: see `Locator`. With a session there is only that key.
+
+    Raises:
+        InvalidArgument: an argument cannot be used. AccessDenied: `memos` belongs to another user.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises it under."""
+        return "MemOSSimpleChatStore"
+
+    def set_messages(self, key: str, messages: Sequence[ChatMessage]) -> None:
+        """Replace the messages of a key, in one transaction.
+
+        Raises:
+            InvalidArgument: a message holds what JSON has no form for; nothing is changed then. VaultError.
+        """
+        replace(self._of(key), messages)
+
+    def get_messages(self, key: str) -> list[ChatMessage]:
+        """The messages of a key, oldest first."""
+        return read(self._of(key), _ACTIVE)
+
+    def add_message(self, key: str, message: ChatMessage, idx: int | None = None) -> None:
+        """Store one message.
+
+        Args:
+            idx: the position it goes to; None: the end.
+        """
+        if idx is None:
+            add(self._of(key), [message])
+        else:
+            messages = self.get_messages(key)
+            messages.insert(idx, message)
+            replace(self._of(key), messages)
+
+    def delete_messages(self, key: str) -> list[ChatMessage] | None:
+        """Delete the messages of a key and return them; None where there are none. Memories of the user stay."""
+        view = self._of(key)
+        return remove(view, cubes(view, None)) or None
+
+    def delete_message(self, key: str, idx: int) -> ChatMessage | None:
+        """Delete the message at a position and return it; None where there is none."""
+        return self._at(key, idx)
+
+    def delete_last_message(self, key: str) -> ChatMessage | None:
+        """Delete the last message and return it; None where there is none."""
+        return self._at(key, -1)
+
+    def get_keys(self) -> list[str]:
+        """The keys with messages, sorted."""
+        return self._keys()
+
+    def persist(self, persist_path: str = "", fs: Any = None) -> None:
+        """Nothing is left to do: a message is on the disk when the call that stores it returns. Takes what
+        `SimpleChatStore.persist` takes, for programs that call it, and writes no file."""
+
+
+# The table from which the older buffers restore their store by its name.
+RECOGNIZED_CHAT_STORES[MemOSSimpleChatStore.class_name()] = MemOSSimpleChatStore
