@@ -67,11 +67,8 @@ class MemoryQuotaExceededError(MemoryError):
     """The request is too large, or the quota is used up."""
 
 
-class MemoryNotFound(MemoryNotFoundError, ValueError):
-    """No memory has this id in the scope of this `Memory` (mem0 raises a bare ValueError)."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "MEM_404", suggestion="Please check the memory ID and ensure it exists")
+class MemoryNotFound(NotFound, ValueError):
+    """No memory has this id in the scope of this `Memory` (mem0 raises a bare ValueError, so this is no MemoryError)."""
 
 
 class LLMError(MemoryError, ModelError):

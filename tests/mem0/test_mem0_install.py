@@ -160,10 +160,14 @@ try:
     memory.add("i like tea")
 except ValidationError as err:
     assert isinstance(err, MemoryError) and err.error_code == "VALIDATION_001"
+else:
+    raise SystemExit("added for nobody")
 try:
     memory.delete("none")
-except MemoryNotFoundError as err:
-    assert isinstance(err, ValueError)
+except ValueError as err:
+    assert "not found" in str(err)
+else:
+    raise SystemExit("deleted nothing")
 added = memory.add("i like tea", user_id="u", infer=False)["results"]
 assert MemoryItem(**memory.get(added[0]["id"])).memory == "i like tea"
 memory.close()
