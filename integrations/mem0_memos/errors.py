@@ -68,7 +68,7 @@ class MemoryQuotaExceededError(MemoryError):
 
 
 class MemoryNotFound(NotFound, ValueError):
-    """No memory has this id in the scope of this `Memory` (mem0 raises a bare ValueError, so this is no MemoryError)."""
+    """No memory has this id in the scope of this `Memory`. (mem0 raises a bare ValueError, so it is no MemoryError.)"""
 
 
 class LLMError(MemoryError, ModelError):
