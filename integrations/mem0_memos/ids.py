@@ -46,7 +46,9 @@ def ids_to_read(
     """Whose memories a search or listing is about, and the rest of its filters.
 
     Args:
-        filters: the call's `filters`. An id there may be "*" (any) beside one that names somebody.
+        filters: the call's `filters`. An id there may be "*" (any) beside one that names somebody. An id that all
+            results must have because it stands in a condition of "AND" counts too, as callers of the hosted API
+            write it.
         top_level: ids given as arguments of their own, as before 2.0.
 
     Raises:
@@ -62,6 +64,11 @@ def ids_to_read(
             raise InvalidArgument(
                 f"{name} is {value!r} as an argument and {ids[name]!r} in filters; pass it once"
             )
+    conjunction = rest.get("AND")
+    for part in conjunction if not ids and isinstance(conjunction, list) else ():
+        for name in ENTITY_IDS if isinstance(part, Mapping) else ():
+            if isinstance(part.get(name), str | int) and part[name] != WILDCARD:
+                ids.setdefault(name, _checked(name, part[name]))
     if not ids:
         raise InvalidArgument(
             "filters must contain at least one of: user_id, agent_id, run_id. "

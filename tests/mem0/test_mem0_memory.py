@@ -227,6 +227,25 @@ def test_filters_cannot_widen(memory: Memory) -> None:
             call(user_id="*")
 
 
+def test_ids_within_and(memory: Memory) -> None:
+    memory.add("hers", user_id="alice", metadata={"k": 1}, infer=False)
+    memory.add("his", user_id="bob", metadata={"k": 1}, infer=False)
+    assert texts(memory.get_all(filters={"AND": [{"user_id": "alice"}, {"k": 1}]})) == ["hers"]
+    assert texts(memory.search("hers his", filters={"AND": [{"user_id": "bob"}, {"k": {"gt": 0}}]})) == [
+        "his"
+    ]
+    assert texts(memory.get_all(filters={"AND": [{"user_id": "alice"}, {"user_id": "bob"}]})) == []
+    for nobody in (
+        {"AND": [{"user_id": "*"}]},
+        {"AND": [{"OR": [ALICE]}]},
+        {"NOT": [ALICE]},
+        {"AND": []},
+        {"AND": 5},
+    ):
+        with pytest.raises(ValueError, match=r"user_id"):
+            memory.get_all(filters=nobody)
+
+
 # -- call forms and configuration --------------------------------------------------------------------------
 
 
