@@ -302,7 +302,8 @@ class MemOS(Memory, Items, Versions, Governed):
         self,
         messages: Sequence[Any],
         *,
-        extract: bool = True,
+        extract: bool | Callable[[str], bool] = True,
+        again: bool = True,
         namespace: str = MESSAGES,
         delete: Sequence[str] = (),
     ) -> list[MemCube]:
@@ -311,7 +312,10 @@ class MemOS(Memory, Items, Versions, Governed):
 
         Args:
             messages: `Message`s or dicts with "role" ("user", "assistant", …), "content" and maybe "raw".
-            extract: False stores the messages alone.
+            extract: False stores the messages alone; a function says of a message's text whether to look for
+                statements in it.
+            again: False for messages that are moved and not said anew: a statement that was known once is not stored
+                again, though it may hold no more.
             namespace: where the messages go; only those in the default one are the `conversation`.
             delete: ids of cubes of this scope that go in the same transaction, e.g. the messages that these replace.
 
@@ -320,12 +324,13 @@ class MemOS(Memory, Items, Versions, Governed):
         """
         where = arguments.name(namespace, "namespace")
         episodes = self._core.reader.messages(messages, self._scope, self._principal.label, namespace=where)
-        statements = self._new_statements(self._core.reader.statements(episodes)) if extract else []
+        heard = [e for e in episodes if (extract(e.text) if callable(extract) else extract)]
+        statements = self._new_statements(self._core.reader.statements(heard), again)
         stored = self.put([*episodes, *statements], delete=delete)
         self.turn_finished()
         return stored
 
-    def _new_statements(self, statements: list[MemCube]) -> list[MemCube]:
+    def _new_statements(self, statements: list[MemCube], again: bool) -> list[MemCube]:
         if not statements:
             return []
         about = self._scope.model_copy(update={"agent": None, "session": None})
@@ -335,7 +340,7 @@ class MemOS(Memory, Items, Versions, Governed):
             exact_namespace=True,
             keys=[c.key for c in statements],
             states=None,
-            valid_at=now(),  # what held once and is said again holds again
+            valid_at=now() if again else None,  # what held once and is said again holds again
         )
         known = {c.key for c in self._core.vault.find(which)}
         new: dict[str, MemCube] = {}

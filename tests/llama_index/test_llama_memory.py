@@ -358,7 +358,7 @@ def test_a_restored_memory_uses_the_vault_that_is_open(memory: MemOSMemory, memo
     memory.put(user("I keep bees."))
     stored = memory.to_dict()
     assert set(stored) == {
-        "vault", "tenant", "user", "agent", "session", "embedder", "token_limit", "k", "class_name"
+        "vault", "tenant", "user", "agent", "session", "embedder", "clearance", "token_limit", "k", "class_name"
     }  # fmt: skip
     restored = MemOSMemory.from_dict(stored)
     assert restored.get_all() == memory.get_all()

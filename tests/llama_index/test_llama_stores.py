@@ -433,3 +433,89 @@ async def test_the_block_stands_beside_others(memos: MemOS) -> None:
     assert "Be brief." in str(system.content)
     assert "- I keep bees." in str(system.content)
     assert question.content == "What do I keep?"
+
+
+# -- what a hostile review found -------------------------------------------------------------------------------
+
+
+async def test_a_key_that_names_no_conversation_is_refused(memos: MemOS) -> None:
+    store, simple = MemOSChatStore(memos, user="maya"), MemOSSimpleChatStore(memos, user="maya")
+    await store.add_messages("a", said("one"))
+    nobody: Any
+    for nobody in (None, "", "  ", 3):
+        for call in (
+            store.delete_messages,
+            store.get_messages,
+            lambda key: store.set_messages(key, said("x")),
+        ):
+            with pytest.raises(InvalidArgument, match=r"key must be"):
+                await call(nobody)
+        with pytest.raises(InvalidArgument, match=r"key must be"):
+            simple.delete_messages(nobody)
+    assert contents(await store.get_messages("a")) == ["one"]
+
+
+async def test_messages_that_are_stored_anew_are_not_said_anew(memos: MemOS) -> None:
+    maya = memos.scoped(user="maya")
+
+    def holds() -> list[str]:
+        return [hit.cube.text for hit in maya.recall("Where do I live?")]
+
+    memory = MemOSMemory.from_defaults(memos=memos, user="maya", session_id="s")
+    memory.put_messages(said("I live in Oslo.", "ok", "I live in Bergen.", "ok"))
+    assert holds() == ["I live in Bergen."]
+    memory.set(memory.get_all())
+    MemOSSimpleChatStore(memos, user="maya").add_message("s", said("hello")[0], 0)
+    await MemOSMemoryBlock(memos, user="maya").aput(said("I live in Oslo."), session_id="s")
+    assert holds() == ["I live in Bergen."]
+    maya.delete([hit.cube.id for hit in maya.recall("Where do I live?")])
+    memory.set(memory.get_all())
+    assert "I live in Bergen." not in holds()
+    memory.put_messages(said("I live in Oslo."))  # said again, now
+    assert holds() == ["I live in Oslo."]
+
+
+async def test_positions_are_those_of_what_is_shown(memos: MemOS) -> None:
+    store, simple = MemOSChatStore(memos, user="maya"), MemOSSimpleChatStore(memos, user="maya")
+    await store.add_messages("k", said("u0", "a1", "u2", "a3"))
+    await store.archive_oldest_messages("k", 2)
+    assert contents(simple.get_messages("k")) == ["u2", "a3"]
+    simple.add_message("k", said("new")[0], 0)
+    assert contents(simple.get_messages("k")) == ["new", "u2", "a3"]
+    gone = simple.delete_message("k", 0)
+    assert gone is not None
+    assert gone.content == "new"
+    assert contents(await store.get_messages("k", ARCHIVED)) == ["u0", "a1"]
+
+
+async def test_a_block_of_one_session_takes_nothing_of_another(memos: MemOS) -> None:
+    with pytest.raises(AccessDenied):
+        await MemOSMemoryBlock(memos, user="maya", session="s2").aput(said("hi"), session_id="s3")
+
+
+def test_a_restored_memory_may_not_read_more_than_before(open_memos: Open) -> None:
+    memos = open_memos()
+    maya = memos.scoped(user="maya")
+    maya.write("My blood type is AB", sensitivity=["medical"])
+    cleared = MemOSMemory.from_defaults(memos=maya, session_id="s")
+    narrow = MemOSMemory.from_defaults(memos=maya.scoped(clearance=[]), session_id="s")
+    assert "AB" in str(cleared.get("what is my blood type?"))
+    for memory in (narrow, MemOSMemory.from_dict(narrow.to_dict()), pickle.loads(pickle.dumps(narrow))):
+        assert "AB" not in str(memory.get("what is my blood type?"))
+
+
+def test_the_names_of_a_conversation(memos: MemOS) -> None:
+    buffer = MemOSMemory.from_defaults(memos=memos, user="maya", chat_store_key="cust42")
+    assert buffer.session_id == "cust42"
+    fresh = MemOSMemory.from_defaults(memos=memos, user="maya", session_id="")
+    assert fresh.session_id not in (None, "", "cust42")
+    with pytest.raises(InvalidArgument, match=r"list of ChatMessages"):
+        buffer.set(None)  # type: ignore[arg-type]
+
+
+def test_a_message_of_a_newer_release_is_read_by_its_text(memos: MemOS) -> None:
+    raw = {"role": "user", "blocks": [{"block_type": "hologram", "data": 1}], "additional_kwargs": {}}
+    memos.scoped(user="maya", session="s").remember([{"role": "user", "content": "hello", "raw": raw}])
+    assert contents(MemOSMemory.from_defaults(memos=memos, user="maya", session_id="s").get_all()) == [
+        "hello"
+    ]

@@ -77,6 +77,7 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
         chat_history: Sequence[ChatMessage] | None = None,
         *,
         session_id: str | None = None,
+        chat_store_key: str | None = None,
         llm: Any = None,
         k: int = 5,
         tokenizer_fn: Callable[[str], Sequence[Any]] | None = None,
@@ -88,7 +89,8 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
             memos: an open `MemOS`, or a narrower view of one; it stays the caller's to close. None opens the
                 default vault (`MEMOS_VAULT`, else `.memos/vault`).
             user: whose memory; None takes the user of `memos`.
-            session, session_id: the conversation; None takes the session of `memos`, else begins a new one.
+            session, session_id, chat_store_key: the conversation; None or "" takes the session of `memos`, else
+                begins a new one.
             token_limit: None takes three quarters of the context of `llm`, else 30,000.
             chat_history: replaces the session's messages; an empty one leaves them.
             k, tokenizer_fn: see the class.
@@ -102,11 +104,12 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
             warnings.warn(
                 f"MemOSMemory has no {', '.join(sorted(ignored))}; ignored", UserWarning, stacklevel=2
             )
-        if session and session_id and session != session_id:
-            raise InvalidArgument(
-                f"session={session!r} and session_id={session_id!r} differ; pass one of them"
-            )
-        wanted = session or session_id
+        given_names = {"session": session, "session_id": session_id, "chat_store_key": chat_store_key}
+        names = {name: value for name, value in given_names.items() if value}
+        if len({*names.values()}) > 1:
+            differ = " and ".join(f"{name}={value!r}" for name, value in names.items())
+            raise InvalidArgument(f"{differ} differ; pass one of them")
+        wanted = next(iter(names.values()), None)
         if wanted is None:
             wanted = (given(memos).scope.session if memos is not None else None) or new_id()
         if token_limit is None:
@@ -117,6 +120,11 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
         if chat_history:
             memory.set(list(chat_history))
         return memory
+
+    @property
+    def session_id(self) -> str | None:
+        """The conversation's name, as `Memory` calls it."""
+        return self.session
 
     def get(
         self, input: str | ChatMessage | None = None, initial_token_count: int = 0, **kwargs: Any

@@ -88,8 +88,9 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
         return "\n".join(lines) or None
 
     def _keep(self, messages: Sequence[ChatMessage], session_id: str | None) -> None:
-        view = self.memos if self.session is not None else self.memos.scoped(session=session_id)
-        view.remember([to_core(m, i) for i, m in enumerate(messages)], namespace=FLUSHED)
+        view = self.memos.scoped(session=session_id)
+        # They were said before, when a chat store may have read them already.
+        view.remember([to_core(m, i) for i, m in enumerate(messages)], namespace=FLUSHED, again=False)
 
     def _recalled(self, messages: Sequence[ChatMessage]) -> str:
         question = text_of(next((m for m in reversed(messages) if m.role == MessageRole.USER), None))

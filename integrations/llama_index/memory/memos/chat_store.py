@@ -29,19 +29,25 @@ class _Sessions(Locator):
     """Conversations of one user by their keys."""
 
     def _of(self, key: str) -> MemOS:
-        """The conversation of a key: a session within the scope of this store."""
+        """The conversation of a key: a session within the scope of this store.
+
+        Raises:
+            InvalidArgument: the key names none. AccessDenied: the store is fixed to another session.
+        """
+        if not isinstance(key, str) or not key.strip():  # no session would be all of the user's conversations
+            raise InvalidArgument(f"key must be the name of a conversation, got {key!r:.80}")
         return self.memos.scoped(session=key)
 
     def _keys(self) -> list[str]:
         spaces = self.memos.namespaces((MESSAGES,), states=ANY)
         return [space[1] for space in spaces if len(space) == 2]
 
-    def _at(self, key: str, idx: int) -> ChatMessage | None:
-        """Delete the message at a position, and return it."""
+    def _at(self, key: str, idx: int, status: MessageStatus | None = None) -> ChatMessage | None:
+        """Delete the message at a position among those with a status, and return it."""
         if isinstance(idx, bool) or not isinstance(idx, int):
             raise InvalidArgument(f"idx must be a position in the conversation, got {idx!r:.80}")
         view = self._of(key)
-        found = cubes(view, None)
+        found = cubes(view, status)
         if not -len(found) <= idx < len(found):
             return None
         gone = remove(view, [found[idx]])
@@ -80,11 +86,11 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
             InvalidArgument: an empty key, or a negative limit or offset. AccessDenied: the store is fixed to another
                 session.
         """
-        return await asyncio.to_thread(read, self._of(key), status, limit, offset)
+        return await asyncio.to_thread(lambda: read(self._of(key), status, limit, offset))
 
     async def count_messages(self, key: str, status: MessageStatus | None = _ACTIVE) -> int:
         """How many messages of a key have a status."""
-        return len(await asyncio.to_thread(cubes, self._of(key), status))
+        return len(await asyncio.to_thread(lambda: cubes(self._of(key), status)))
 
     async def add_message(self, key: str, message: ChatMessage, status: MessageStatus = _ACTIVE) -> None:
         """Store one message; see `add_messages`."""
@@ -98,13 +104,13 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
         Raises:
             InvalidArgument: a message holds what JSON has no form for. VaultError: nothing was stored.
         """
-        await asyncio.to_thread(add, self._of(key), messages, status)
+        await asyncio.to_thread(lambda: add(self._of(key), messages, status))
 
     async def set_messages(
         self, key: str, messages: Sequence[ChatMessage], status: MessageStatus = _ACTIVE
     ) -> None:
         """Replace all messages of a key, in one transaction. Raises as `add_messages` does; nothing is changed then."""
-        await asyncio.to_thread(replace, self._of(key), messages, status)
+        await asyncio.to_thread(lambda: replace(self._of(key), messages, status))
 
     async def delete_message(self, key: str, idx: int) -> ChatMessage | None:
         """Delete one message and return it; None where there is none.
@@ -120,7 +126,7 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
         def delete(view: MemOS) -> None:
             remove(view, cubes(view, status))
 
-        await asyncio.to_thread(delete, self._of(key))
+        await asyncio.to_thread(lambda: delete(self._of(key)))
 
     async def delete_oldest_messages(self, key: str, n: int) -> list[ChatMessage]:
         """Delete the oldest `n` active messages of a key and return them."""
@@ -128,7 +134,7 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
         def delete(view: MemOS) -> list[ChatMessage]:
             return remove(view, cubes(view, _ACTIVE, n))
 
-        return await asyncio.to_thread(delete, self._of(key))
+        return await asyncio.to_thread(lambda: delete(self._of(key)))
 
     async def archive_oldest_messages(self, key: str, n: int) -> list[ChatMessage]:
         """Archive the oldest `n` active messages of a key, in one transaction, and return them."""
@@ -139,7 +145,7 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
                 view.archive([cube.id for cube in oldest])
             return [from_cube(cube) for cube in oldest]
 
-        return await asyncio.to_thread(archive, self._of(key))
+        return await asyncio.to_thread(lambda: archive(self._of(key)))
 
     async def get_keys(self) -> list[str]:
         """The keys with messages, sorted."""
@@ -187,7 +193,7 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
         else:
             messages = self.get_messages(key)
             messages.insert(idx, message)
-            replace(self._of(key), messages)
+            replace(self._of(key), messages, which=_ACTIVE)
 
     def delete_messages(self, key: str) -> list[ChatMessage] | None:
         """Delete the messages of a key and return them; None where there are none. Memories of the user stay."""
@@ -196,11 +202,11 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
 
     def delete_message(self, key: str, idx: int) -> ChatMessage | None:
         """Delete the message at a position and return it; None where there is none."""
-        return self._at(key, idx)
+        return self._at(key, idx, _ACTIVE)
 
     def delete_last_message(self, key: str) -> ChatMessage | None:
         """Delete the last message and return it; None where there is none."""
-        return self._at(key, -1)
+        return self._at(key, -1, _ACTIVE)
 
     def get_keys(self) -> list[str]:
         """The keys with messages, sorted."""

@@ -9,6 +9,7 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from llama_index.memory.memos.messages import from_cube, to_core
 from memos_core.cube import LIVE, MemCube, State
+from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS
 from memos_core.reader import MESSAGES
 
@@ -41,23 +42,32 @@ def add(
     view: MemOS,
     messages: Sequence[ChatMessage],
     status: MessageStatus = MessageStatus.ACTIVE,
-    delete: Sequence[str] = (),
+    replaced: Sequence[MemCube] = (),
 ) -> None:
-    """Store messages in one transaction, in which the cubes to delete go. What users state about themselves becomes
-    memories."""
+    """Store messages in one transaction, in which those that they replace go. What users state about themselves
+    becomes memories; what is stored anew was said before, and is no statement now."""
+    if isinstance(messages, str | ChatMessage) or not isinstance(messages, Sequence):
+        raise InvalidArgument(f"messages must be a list of ChatMessages, got {messages!r:.80}")
+    delete, told = [cube.id for cube in replaced], {cube.text for cube in replaced}
     if not messages:
         view.delete(delete)
         return
-    stored = view.remember([to_core(m, i) for i, m in enumerate(messages)], delete=delete)
+    stored = view.remember(
+        [to_core(m, i) for i, m in enumerate(messages)], extract=lambda text: text not in told, delete=delete
+    )
     if status is MessageStatus.ARCHIVED:
         view.archive([cube.id for cube in stored if cube.semantic_type == "message"])
 
 
 def replace(
-    view: MemOS, messages: Sequence[ChatMessage], status: MessageStatus = MessageStatus.ACTIVE
+    view: MemOS,
+    messages: Sequence[ChatMessage],
+    status: MessageStatus = MessageStatus.ACTIVE,
+    *,
+    which: MessageStatus | None = None,
 ) -> None:
-    """Store messages in the place of all that there are."""
-    add(view, messages, status, delete=[cube.id for cube in cubes(view, None)])
+    """Store messages in the place of all that there are, or of those with the status `which`."""
+    add(view, messages, status, replaced=cubes(view, which))
 
 
 def remove(view: MemOS, found: Sequence[MemCube]) -> list[ChatMessage]:

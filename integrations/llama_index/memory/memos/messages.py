@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -40,7 +41,8 @@ def from_cube(cube: MemCube) -> ChatMessage:
     stored: Any = cube.json_data
     role, raw = stored["role"], stored.get("raw")
     if isinstance(raw, dict) and "role" in raw and isinstance(raw.get("blocks"), list):
-        return ChatMessage.model_validate(raw)
+        with suppress(ValueError):  # a block that this release of LlamaIndex does not know
+            return ChatMessage.model_validate(raw)
     return ChatMessage(role=role if role in _ROLES else MessageRole.ASSISTANT, content=stored["content"])
 
 

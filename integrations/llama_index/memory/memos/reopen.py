@@ -46,6 +46,7 @@ class Locator(BaseModel):
     agent: str | None = None
     session: str | None = None
     embedder: str = "auto"
+    clearance: list[str] | None = None
 
     _memos: MemOS | None = PrivateAttr(default=None)
 
@@ -54,6 +55,8 @@ class Locator(BaseModel):
         if memos is not None or data.get("vault") is None:
             view = _view(memos, data)
             data |= {"vault": view.url or IN_MEMORY, "embedder": view.embedder, **view.scope.model_dump()}
+            if view.principal.clearance is not None:
+                data["clearance"] = sorted(view.principal.clearance)
         super().__init__(**data)
         self._memos = view
 
@@ -68,7 +71,9 @@ class Locator(BaseModel):
             if self.vault == IN_MEMORY:
                 raise InvalidArgument(f"this memory cannot be restored: {_WHY}")
             scope = scope_of(tenant=self.tenant, user=self.user, agent=self.agent, session=self.session)
-            self._memos = reopen(self.vault, scope, self.embedder)
+            view = reopen(self.vault, scope, self.embedder)
+            # What it might not read before, it may not read now.
+            self._memos = view if self.clearance is None else view.scoped(clearance=self.clearance)
         return self._memos
 
     def locate(self) -> None:
