@@ -6,9 +6,10 @@ Requests of so many users arrive at one moment. Each prompt begins with what all
 user has (memories, the conversation); 32 tokens are generated, greedily. `turns, KV reused`: our engine, one thread a
 request, everything but the last 40 tokens of each prompt computed before. `turns`: the same without any KV.
 `continuous batching`: `model.generate_batch`, which computes all requests in one pass, shares blocks of what prompts
-begin with among the requests at hand, and keeps nothing between calls; what it sets up for a call counts. Seconds are of
-a whole burst: to the first token of the mean and of the last request, and to the last token of all. `other replies`:
-those that differ from `turns`.
+begin with among the requests at hand, and keeps nothing between calls; what it sets up for a call counts.
+
+Seconds are of a whole burst: to the first token of the mean and of the last request, and to the last token of all.
+`other replies`: those that differ from `turns`.
 """
 
 from __future__ import annotations
