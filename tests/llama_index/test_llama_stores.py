@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -519,3 +521,14 @@ def test_a_message_of_a_newer_release_is_read_by_its_text(memos: MemOS) -> None:
     assert contents(MemOSMemory.from_defaults(memos=memos, user="maya", session_id="s").get_all()) == [
         "hello"
     ]
+
+
+async def test_of_replacements_at_the_same_moment_one_stays(memos: MemOS) -> None:
+    store = MemOSChatStore(memos, user="maya")
+    await asyncio.gather(*(store.set_messages("k", said(f"q{n}", f"a{n}")) for n in range(8)))
+    first, second = contents(await store.get_messages("k"))
+    assert (first or "")[1:] == (second or "")[1:]
+    simple = MemOSSimpleChatStore(memos, user="maya")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: simple.add_message("t", said(str(n))[0], 0), range(24)))
+    assert sorted(map(str, contents(simple.get_messages("t")))) == sorted(map(str, range(24)))

@@ -18,7 +18,7 @@ try:
 except ImportError:
     raise missing_extra("llama-index-core", "llama-index") from None
 
-from llama_index.memory.memos.history import ANY, add, cubes, read, remove, replace
+from llama_index.memory.memos.history import ANY, REPLACING, add, cubes, read, remove, replace
 from llama_index.memory.memos.messages import from_cube
 from llama_index.memory.memos.reopen import Locator
 
@@ -191,9 +191,10 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
         if idx is None:
             add(self._of(key), [message])
         else:
-            messages = self.get_messages(key)
-            messages.insert(idx, message)
-            replace(self._of(key), messages, which=_ACTIVE)
+            with REPLACING:
+                messages = self.get_messages(key)
+                messages.insert(idx, message)
+                replace(self._of(key), messages, which=_ACTIVE)
 
     def delete_messages(self, key: str) -> list[ChatMessage] | None:
         """Delete the messages of a key and return them; None where there are none. Memories of the user stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -14,6 +15,7 @@ from memos_core.memos import MemOS
 from memos_core.reader import MESSAGES
 
 ANY = (*LIVE, State.ARCHIVED)
+REPLACING = threading.RLock()
 # LlamaIndex's status of a message is the state of its cube.
 _STATES = {None: ANY, MessageStatus.ACTIVE: LIVE, MessageStatus.ARCHIVED: (State.ARCHIVED,)}
 
@@ -66,8 +68,10 @@ def replace(
     *,
     which: MessageStatus | None = None,
 ) -> None:
-    """Store messages in the place of all that there are, or of those with the status `which`."""
-    add(view, messages, status, replaced=cubes(view, which))
+    """Store messages in the place of all that there are, or of those with the status `which`. One at a time within a
+    process: of two at the same moment the second replaces what the first stored."""
+    with REPLACING:
+        add(view, messages, status, replaced=cubes(view, which))
 
 
 def remove(view: MemOS, found: Sequence[MemCube]) -> list[ChatMessage]:
