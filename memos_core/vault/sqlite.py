@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     QueuePool,
+    RootTransaction,
     TableValuedAlias,
     create_engine,
     event,
@@ -30,6 +31,7 @@ from memos_core.errors import VaultError
 from memos_core.vault import tables as t
 from memos_core.vault.database import POOL_S, READ_ONLY, Database, Location, TextScope
 from memos_core.vault.fulltext import each, lexical
+from memos_core.vault.groupcommit import GroupCommit
 from memos_core.vault.migrate import upgrade
 from memos_core.vault.prepared import any_text, driver
 
@@ -46,7 +48,7 @@ class SQLite(Database):
     driver_errors = (sqlite3.Error,)
 
     def __init__(self, location: Location) -> None:
-        self._write_lock = threading.Lock()
+        self._writes = GroupCommit(self._begin_write, self._end_write)
         # To take a connection from SQLAlchemy's pool and give it back costs more than most reads: some wait here.
         self._idle: deque[Connection] = deque()
         self._writer: Connection | None = None
@@ -144,7 +146,7 @@ class SQLite(Database):
         """Open a file that was read as it lies once more if somebody writes to it: SQLite itself would not notice."""
         if self._seen is None or self._seen == (now := _state(self.location.file)):
             return
-        with self._write_lock:
+        with self._writes.excluded():
             if self._seen is not None and self._seen != now:
                 while self._idle:
                     self._idle.pop().close()
@@ -154,30 +156,34 @@ class SQLite(Database):
     @contextmanager
     def write(self, *, derived: bool = False) -> Iterator[Connection]:
         """See `Database.write`."""
-        with self._sentences(), self._write_lock:
-            conn, self._writer = self._writer or self.engine.connect(), None
-            whole = False
-            try:
-                conn.execution_options(memos_write=True)
-                if derived:
-                    driver(conn).execute("PRAGMA synchronous=NORMAL")
-                with conn.begin():
-                    yield conn
-                whole = True
-            finally:
-                if derived:
-                    driver(conn).execute("PRAGMA synchronous=FULL")
-                if whole and self.location.file is not None and not self._closed:
-                    self._writer = conn
-                else:
-                    conn.close()
+        # A vault in memory has nothing to wait for, and one connection for all.
+        alone = self.location.file is None
+        with self._sentences(), self._writes.block(synced=not derived, alone=alone) as conn:
+            yield conn
+
+    def _begin_write(self, synced: bool) -> tuple[Connection, RootTransaction]:
+        conn, self._writer = self._writer or self.engine.connect(), None
+        try:
+            conn.execution_options(memos_write=True)
+            driver(conn).execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+            return conn, conn.begin()
+        except BaseException:
+            conn.close()
+            raise
+
+    def _end_write(self, conn: Connection, whole: bool) -> None:
+        if whole and self.location.file is not None and not self._closed:
+            self._writer = conn
+        else:
+            driver(conn).execute("PRAGMA synchronous=FULL")
+            conn.close()
 
     def close(self) -> None:
         """See `Database.close`."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
-        with self._write_lock:
+        with self._writes.excluded():
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -212,7 +218,7 @@ class SQLite(Database):
         """See `Database.compact`."""
         with self.write() as conn:
             conn.exec_driver_sql("INSERT INTO cube_fts(cube_fts) VALUES ('optimize')")
-        with self._sentences(), self._write_lock, self.engine.connect() as conn:
+        with self._sentences(), self._writes.excluded(), self.engine.connect() as conn:
             cursor = driver(conn).cursor()
             try:
                 cursor.execute("VACUUM")

@@ -13,6 +13,7 @@ import os
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 
 import postgres
@@ -27,7 +28,7 @@ KILLS = int(os.environ.get("MEMOS_KILLS", "20"))
 # Forks writers and kills them. What a writer says (a JSON line for what it is about to delete, and one for
 # everything that it did) is passed on as soon as it is read.
 KILLER = """
-import json, os, random, selectors, signal, sys, traceback
+import json, os, random, signal, sys, threading, traceback
 from sqlalchemy import Engine, event
 from support import bag_of_words
 from memos_core import MemOS
@@ -42,30 +43,42 @@ random.seed(seed)
 
 def work(out, name, quota):
     with MemOS.open(url, user="u", embedder=bag_of_words, index="exact") as memos:
-        def say(what, cubes):
-            line = json.dumps([what, [[c.id, c.version, c.text] for c in cubes]]) + "\\n"
-            os.write(out, line.encode())
-        mine = []
-        for n in range(quota):
-            word = f"{name}n{n}"
-            if n % 4 == 0:
-                say("did", memos.put([memos.cube(f"pair {word} one"), memos.cube(f"pair {word} two")]))
-            elif n % 7 == 1:
-                say("did", memos.remember([{"role": "user", "content": f"I own the boat {word}."}]))
-            elif n % 7 == 3:
-                say("did", [memos.write(f"shared {word}", key="shared")])
-            elif n % 5 == 3 and mine:
-                say("did", [memos.update(random.choice(mine).id, f"changed {word}")])
-            elif n % 11 == 5 and mine:
-                gone = mine.pop(random.randrange(len(mine)))
-                say("deleting", [gone])
-                memos.delete(gone.id)
-                say("deleted", [gone])
-            else:
-                mine.append(memos.write(f"fact {word}"))
-                say("did", mine[-1:])
+        act(memos, out, name, quota)
 
-def start(name, quota, statements=None):
+def work_together(out, name, quota):
+    # Threads, whose commits are one where they meet.
+    with MemOS.open(url, user="u", embedder=bag_of_words, index="exact") as memos:
+        threads = [threading.Thread(target=act, args=(memos, out, f"{name}t{n}", quota)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+def act(memos, out, name, quota):
+    def say(what, cubes):
+        line = json.dumps([what, [[c.id, c.version, c.text] for c in cubes]]) + "\\n"
+        os.write(out, line.encode())
+    mine = []
+    for n in range(quota):
+        word = f"{name}n{n}"
+        if n % 4 == 0:
+            say("did", memos.put([memos.cube(f"pair {word} one"), memos.cube(f"pair {word} two")]))
+        elif n % 7 == 1:
+            say("did", memos.remember([{"role": "user", "content": f"I own the boat {word}."}]))
+        elif n % 7 == 3:
+            say("did", [memos.write(f"shared {word}", key="shared")])
+        elif n % 5 == 3 and mine:
+            say("did", [memos.update(random.choice(mine).id, f"changed {word}")])
+        elif n % 11 == 5 and mine:
+            gone = mine.pop(random.randrange(len(mine)))
+            say("deleting", [gone])
+            memos.delete(gone.id)
+            say("deleted", [gone])
+        else:
+            mine.append(memos.write(f"fact {word}"))
+            say("did", mine[-1:])
+
+def start(name, quota, statements=None, work=work):
     # A writer that ends by itself after `quota` acts, or kills itself before that many SQL statements.
     reading, writing = os.pipe()
     child = os.fork()
@@ -118,9 +131,9 @@ for round in range(rounds):
         child, stream = start(name, 10**6, random.randint(1, 60 if round < 5 else 300))
         tell(stream)
         reap(child, -signal.SIGKILL)
-    elif how == "moment":
-        child, stream = start(name, 10**6)
-        if not tell(stream, random.randint(1, 12)):
+    elif how in ("moment", "threads"):
+        child, stream = start(name, 10**6, work=work if how == "moment" else work_together)
+        if not tell(stream, random.randint(1, 12 if how == "moment" else 60)):
             sys.exit("a writer ended before its first word")
         hesitate()
         os.kill(child, signal.SIGKILL)
@@ -265,6 +278,14 @@ def test_what_was_acknowledged_survives_sigkill(vault_url: str) -> None:
         by_statement.uncertain | by_moment.uncertain,
     )
     check(vault_url, acknowledged)
+
+
+def test_what_threads_of_one_process_were_told_survives_sigkill(tmp_path: Path) -> None:
+    """Their writes share commits: none is told before the commit."""
+    url = str(tmp_path / "vault")
+    acknowledged = kill_writers(url, 10, max(4, KILLS // 5), "threads")
+    assert len({text.split("t")[-1].split("n")[0] for text in acknowledged.texts.values()}) > 3
+    check(url, acknowledged)
 
 
 def test_of_two_writers_one_is_killed_and_the_other_does_not_notice(vault_url: str) -> None:
