@@ -25,7 +25,12 @@ _INDEX_DELAY = 0.05  # seconds
 _TURN_DELAY = 0.25
 _LOOK_EVERY = 300.0  # seconds between two looks at who is held in memory, when no turn ends
 _SYSTEMS = 4096  # scopes whose system text is remembered; the others' is read from their plan
-_ORDER = ("reads", "index", "turn", "place", "preload")  # of what is due, which goes first
+_ORDER = ("reads", "index", "house", "turn", "place", "preload")  # of what is due, which goes first
+_PACED = (
+    "house",
+    "turn",
+)  # what looks through the vault: it rests long enough to take no more than this of the time
+_SHARE = 0.2
 _SCRUB_EVERY = 60.0  # seconds; closing and erasing do it at once
 
 
@@ -66,6 +71,7 @@ class MemScheduler:
         self._busy = False
         self._scrubbed = float("-inf")
         self._look_at = float("inf")
+        self._rest_until = 0.0  # of what is paced
         self.clock: Callable[[], float] = time.time
         """The time that turns are noted with and predictions are made for, in POSIX seconds."""
         self._preloader = Preloader(vault, self._note, self._checkpoint, lambda: self.clock())
@@ -88,6 +94,7 @@ class MemScheduler:
         if cubes:
             # Not at once: a writer that goes on writing would share its disk and its time with the indexing.
             self._submit("index", None, self._index, delay=_INDEX_DELAY)
+            self._submit("house", None, self._keep_house, delay=_INDEX_DELAY)
 
     def forgot(self, gone: Sequence[MemCube]) -> None:
         """These cubes were deleted: their KV caches go now; who had them resident gets a new plan with the
@@ -100,7 +107,7 @@ class MemScheduler:
                 Decision(home, "drop", f"{n} cubes were deleted, KV caches made from them included", n)
             )
         if gone:
-            self._submit("index", None, self._index)
+            self._submit("house", None, self._keep_house)
 
     def turn(self, scope: Scope, system: str | None = None) -> None:
         """A turn of this scope ended: prepare the next one.
@@ -120,6 +127,7 @@ class MemScheduler:
         self._preloader.ended(scope)
         # Not at once: a graph's steps follow one another, and each would share its time with this.
         self._submit("index", None, self._index, delay=_TURN_DELAY)
+        self._submit("house", None, self._keep_house, delay=_TURN_DELAY)
         self._submit("turn", home, lambda: self._prepare(home), delay=_TURN_DELAY)
 
     def attach(self, engine: PrefixEngine | Server) -> None:
@@ -221,7 +229,9 @@ class MemScheduler:
                 while (next_one := self._due()) is None:
                     if self._stopping:
                         return
-                    first = min([self._look_at, *(due for due, _ in self._jobs.values())])
+                    first = min(
+                        [self._look_at, *(self._when(key[0], job[0]) for key, job in self._jobs.items())]
+                    )
                     self._wake.wait(None if first == float("inf") else max(0.0, first - time.monotonic()))
                 kind, scope = next_one
                 _, job = self._jobs.pop(next_one)
@@ -247,8 +257,14 @@ class MemScheduler:
         if self._look_at <= moment:
             self._look_at = moment + _LOOK_EVERY
             self._jobs.setdefault(("place", None), (moment, self._preloader.place))
-        ready = [key for key, (due, _) in self._jobs.items() if due <= moment or self._hurry]
+        ready = [key for key, (due, _) in self._jobs.items() if self._when(key[0], due) <= moment]
         return min(ready, key=lambda key: _ORDER.index(key[0]), default=None)
+
+    def _when(self, kind: str, due: float) -> float:
+        """When a job of this kind is to be done that was asked for at `due`."""
+        if self._hurry:
+            return 0.0
+        return max(due, self._rest_until) if kind in _PACED else due
 
     def _checkpoint(self) -> None:
         if self._stopping:
@@ -280,19 +296,30 @@ class MemScheduler:
                 self._reads.update(reads)  # counted with the next ones
             raise
 
-    def _index(self) -> None:
+    def _keep_house(self) -> None:
+        started = time.monotonic()
         if self._housekeeping is not None:
             self._housekeeping()
         if time.monotonic() - self._scrubbed >= _SCRUB_EVERY:  # it goes through the whole text index
             self._scrubbed = time.monotonic()
             self._vault.scrub()
+        self._rest(started)
+
+    def _rest(self, started: float) -> None:
+        """Something that is paced began then and is over: leave the others their time."""
+        ended = time.monotonic()
+        self._rest_until = ended + (ended - started) * (1 / _SHARE - 1)
+
+    def _index(self) -> None:
         self._retriever.apply_pending(should_yield=self._checkpoint)
         self._retriever.feed_index(should_yield=self._checkpoint)
 
     def _prepare(self, scope: Scope) -> None:
         """Between turns: plan, and have the next prompt's prefix in place."""
+        started = time.monotonic()
         self._flush_reads()
         plan = self._plan(scope)
+        self._rest(started)
         if plan is None or self._preloader.prepare(plan):
             self._submit("place", None, self._preloader.place)
 

@@ -45,7 +45,7 @@ class PlanTable:
             "planned_at": micros(plan.planned_at),
         }
         p = t.plans.c
-        with self._db.write() as conn:
+        with self._db.write(derived=True) as conn:
             hold(
                 conn, self._db, (row["tenant"], row["user"])
             )  # no session takes up a plan that is pruned here
