@@ -327,7 +327,7 @@ class Memory:
             InvalidArgument: no id, a filter or a number that cannot be used.
         """
         asked = Request.parse("get_all", filters, kwargs, top_k, show_expired, strict=self._strict)
-        view, take = self._view(asked.ids, reading=True), 4 * asked.top_k
+        view, take = self._view(asked.ids, reading=True), asked.top_k
         if not asked.top_k:
             return {"results": []}
         while True:

@@ -29,7 +29,7 @@ from memos_core.vault import tables as t
 from memos_core.vault.audit import broken_chains
 from memos_core.vault.database import Database
 from memos_core.vault.rows import ahead, from_kept, from_row, to_row
-from memos_core.vault.writer import with_behaviour
+from memos_core.vault.statements import with_behaviour
 
 Fix = Callable[[Connection], None]
 

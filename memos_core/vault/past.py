@@ -13,7 +13,8 @@ from memos_core.cube import ANY_USER, MemCube, State, StructureRegistry
 from memos_core.vault import tables as t
 from memos_core.vault.filter import CubeFilter, granted_ids, labels_above
 from memos_core.vault.rows import CubeDamaged, from_kept, from_row, micros
-from memos_core.vault.writer import chunks, state_after_write, with_behaviour
+from memos_core.vault.statements import with_behaviour
+from memos_core.vault.writer import chunks, state_after_write
 
 log = logging.getLogger("memos_core.vault")
 _STATE = "state:"

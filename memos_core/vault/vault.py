@@ -40,9 +40,10 @@ from memos_core.vault.items import ItemTable
 from memos_core.vault.past import cubes_at
 from memos_core.vault.plans import PlanTable
 from memos_core.vault.rows import CubeDamaged, forget_headers, from_kept, from_row, micros, unpack_namespace
+from memos_core.vault.statements import BEHAVIOUR, with_behaviour
 from memos_core.vault.vectors import VectorTable
 from memos_core.vault.words import forget_texts, forget_words
-from memos_core.vault.writer import BEHAVIOUR, SCRUB, Writer, chunks, with_behaviour
+from memos_core.vault.writer import SCRUB, Writer, chunks
 
 log = logging.getLogger("memos_core.vault")
 Order = Literal["created", "-created", "-updated"]
@@ -55,6 +56,12 @@ _ANY_GRANT = text(
         WHERE m.tenant = :tenant AND m."user" = :user AND g.tenant = :tenant AND g.kind = 'group' AND g."right" = :right
     )
     """
+)
+_CUBE = with_behaviour().where(t.cubes.c.id == bindparam("the_id"))
+_EARLIER = (
+    select(t.versions.c.cube)
+    .where(t.versions.c.cube_id == bindparam("the_id"))
+    .order_by(t.versions.c.version)
 )
 _MAX_OWNERS = 64  # a user with grants from more than these is searched for in all of the tenant
 _ORDERS = {"created": t.cubes.c.id, "-created": t.cubes.c.id.desc(), "-updated": t.cubes.c.updated_at.desc()}
@@ -428,16 +435,12 @@ class Vault:
             NotFound: there is no such cube.
         """
         with self.db.read() as conn:
-            current = conn.execute(with_behaviour().where(t.cubes.c.id == cube_id)).one_or_none()
-            if current is None:
+            current = self.db.prepared.execute(conn, _CUBE, {"the_id": cube_id})
+            if not current:
                 raise NotFound(f"cube {cube_id!r} does not exist")
-            old = conn.execute(
-                select(t.versions.c.cube)
-                .where(t.versions.c.cube_id == cube_id)
-                .order_by(t.versions.c.version)
-            )
-            earlier = [from_kept(kept, self.structures, cube_id) for kept in old.scalars()]
-            return [*earlier, from_row(current, self.structures)]
+            old = self.db.prepared.execute(conn, _EARLIER, {"the_id": cube_id})
+            earlier = [from_kept(row.cube, self.structures, cube_id) for row in old]
+            return [*earlier, from_row(current[0], self.structures)]
 
     def lexical(self, words: Sequence[str], which: CubeFilter, limit: int) -> list[tuple[str, float]]:
         """Full-text search: live cubes holding any of the words, best first, as (id, score).

@@ -8,12 +8,9 @@ from typing import Any, Literal
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     and_,
-    bindparam,
     delete,
     insert,
-    or_,
     select,
     update,
 )
@@ -32,16 +29,25 @@ from memos_core.cube import (
 from memos_core.cube import lifecycle as rules
 from memos_core.errors import AccessDenied, InvalidArgument, VaultError, VersionConflict
 from memos_core.vault import tables as t
-from memos_core.vault.among import Among
 from memos_core.vault.audit import Actor, AuditWriter, Owner
 from memos_core.vault.database import Database
 from memos_core.vault.filter import CubeFilter
 from memos_core.vault.rows import from_row, keep_row, micros, moment, to_row
+from memos_core.vault.statements import (
+    INSERT_CUBE,
+    INSERT_LABEL,
+    INSERT_SOURCE,
+    INSERT_TOMBSTONE,
+    INSERT_VERSION,
+    QUEUE,
+    UPDATE_CUBE,
+    statements,
+    with_behaviour,
+)
 
 CHUNK = 500
 Address = tuple[str, str, str, str]  # tenant, user, namespace, key, as stored
 SCRUB = "scrub"  # in `meta`: there are deletions whose text `Vault.scrub` has to clear from the files
-BEHAVIOUR = (t.behaviour.c.reads, t.behaviour.c.last_read, t.behaviour.c.frequency)
 
 
 class Writer:
@@ -63,6 +69,7 @@ class Writer:
         self._clearance = clearance
         self._db = db
         self._run, self._run_many = db.prepared.execute, db.prepared.execute_many
+        self._known = statements(db)
         self._structures = structures
         self.at = micros(now())
         self.audit = AuditWriter(conn, db, actor, self.at)
@@ -76,15 +83,26 @@ class Writer:
         """These cubes (those that match), locked: nobody else changes them before this transaction ends."""
         wanted = list(dict.fromkeys(ids))
         self._lock_owners(wanted)
-        return {c.id: c for chunk in chunks(wanted) for c in self.find(t.cubes.c.id.in_(chunk), which)}
+        return {row.id: from_row(row, self._structures) for row in self._rows(wanted, which)}
+
+    def _rows(self, ids: Iterable[str], which: CubeFilter | None = None) -> Iterator[Any]:
+        for chunk in chunks(ids):
+            given = {"ids": self._db.listed(chunk)}
+            if which is None:
+                yield from self._run(self.conn, self._known.cubes, given)
+            else:
+                yield from self._db.prepared.run(self.conn, "write", which, self._known.of_filter, given)
 
     def _lock_owners(self, ids: Iterable[str]) -> None:
-        c = t.cubes.c
-        owners: set[Owner] = set()
-        for chunk in chunks(ids):
-            rows = self.conn.execute(select(c.tenant, c.user).where(c.id.in_(chunk)))
-            owners |= {(r.tenant, r.user) for r in rows}
-        self.audit.lock(owners)
+        self.audit.lock((row.tenant, row.user) for row in self._with_ids(self._known.owners, ids))
+
+    def _with_ids(self, statement: Any, ids: Iterable[str]) -> list[Any]:
+        """The rows of a statement about some cubes."""
+        return [
+            row
+            for chunk in chunks(ids)
+            for row in self._run(self.conn, statement, {"ids": self._db.listed(chunk)})
+        ]
 
     def find(self, condition: Any, which: CubeFilter | None = None) -> list[MemCube]:
         """Cubes by a condition on `cubes`, in order of their ids."""
@@ -131,7 +149,7 @@ class Writer:
         for (tenant, user, namespace), keys in groups.items():
             where = {"at_tenant": tenant, "at_user": user, "at_namespace": namespace}
             where |= {"at_keys": self._db.listed(keys), "with_ids": self._db.listed(ids)}
-            for row in self._run(self.conn, _stored(self._db), where):
+            for row in self._run(self.conn, self._known.at_addresses, where):
                 found[row.tenant, row.user, row.namespace, row.key] = row
         return found
 
@@ -229,12 +247,12 @@ class Writer:
         if not new:
             return
         cubes = [cube for cube, _ in new]
-        self._run_many(self.conn, _INSERT, [row for _, row in new])
+        self._run_many(self.conn, INSERT_CUBE, [row for _, row in new])
         self._db.add_texts(self.conn, [cube.id for cube in cubes])
         self._store_sources(cubes)
         self._store_labels(cubes)
         queued = [{"cube_id": c.id, "version": c.version} for c in cubes if _is_searched(c)]
-        self._run_many(self.conn, _QUEUE, queued)
+        self._run_many(self.conn, QUEUE, queued)
 
     def _replace(self, found: Any, old: MemCube, cube: MemCube) -> MemCube:
         if old.frozen:
@@ -266,14 +284,14 @@ class Writer:
             "written_at": found.written_at,
             "replaced_at": self.at,
         }
-        self.conn.execute(insert(t.versions).values(**kept))
+        self._run(self.conn, INSERT_VERSION, kept)
         if new.state != old.state:
             self.audit.add(f"state:{new.state}", new, "written again")
         if old.state is State.MERGED:  # a new life: what was granted was the old one
             self.conn.execute(delete(t.grants).where(t.grants.c.cube_id == old.id))
-        self.conn.execute(update(t.cubes).where(t.cubes.c.id == old.id).values(**to_row(new, self.at)))
-        self.conn.execute(delete(t.sources).where(t.sources.c.cube_id == new.id))
-        self.conn.execute(delete(t.labels).where(t.labels.c.cube_id == new.id))
+        self._run(self.conn, UPDATE_CUBE, {**to_row(new, self.at), "the_id": old.id})
+        for table in (t.sources, t.labels):
+            self._with_ids(self._known.forget[table], [new.id])
         self._store_sources([new])
         self._store_labels([new])
         self._queue(new)
@@ -292,11 +310,13 @@ class Writer:
         for cube in moving:
             rules.check(cube.state, new, frozen=cube.frozen)
         self.audit.lock(owner_of(c) for c in moving)
-        for chunk in chunks([c.id for c in moving]):
-            self.conn.execute(update(t.cubes).where(t.cubes.c.id.in_(chunk)).values(state=str(new)))
-            if new not in LIVE:
-                for table in (t.vectors, t.index_queue):
-                    self.conn.execute(delete(table).where(table.c.cube_id.in_(chunk)))
+        ids = [c.id for c in moving]
+        for chunk in chunks(ids):
+            given = {"ids": self._db.listed(chunk), "new_state": str(new)}
+            self._run(self.conn, self._known.state, given)
+        if new not in LIVE:
+            for table in (t.vectors, t.index_queue):
+                self._with_ids(self._known.forget[table], ids)
         moved = [c.model_copy(update={"state": new}) for c in moving]
         for before, cube in zip(moving, moved, strict=True):
             if new in LIVE and before.state not in LIVE:
@@ -324,19 +344,12 @@ class Writer:
         """
         every = self._with_derived(list(dict.fromkeys(ids)), plaintext_too=action == "erase")
         self._lock_owners(every)
-        gone = [
-            _salvage(row, self._structures)
-            for chunk in chunks(every)
-            for row in self.conn.execute(with_behaviour().where(t.cubes.c.id.in_(chunk)))
-        ]
-        for chunk in chunks(c.id for c in gone):
-            for table in (t.versions, t.sources, t.behaviour, t.index_queue, t.vectors, t.labels, t.grants):
-                self.conn.execute(delete(table).where(table.c.cube_id.in_(chunk)))
-            self.conn.execute(delete(t.cubes).where(t.cubes.c.id.in_(chunk)))
+        gone = [_salvage(row, self._structures) for row in self._rows(every)]
+        for statement in (*self._known.forget.values(), self._known.delete):
+            self._with_ids(statement, [c.id for c in gone])
         if any(c.payload.kind == "plaintext" for c in gone):
-            self.conn.execute(self._db.upsert(t.meta, {"key": SCRUB, "value": "1"}))
-        if gone:
-            self.conn.execute(insert(t.tombstones), [self._tombstone(c, action) for c in gone])
+            self._run(self.conn, self._known.note, {"key": SCRUB, "value": "1"})
+        self._run_many(self.conn, INSERT_TOMBSTONE, [self._tombstone(c, action) for c in gone])
         for cube in gone:
             self.audit.add(action, cube)
         return gone
@@ -345,28 +358,15 @@ class Writer:
         every = dict.fromkeys(ids)
         front = ids
         while front:
-            found: list[str] = []
-            for chunk in chunks(front):
-                source = t.cubes.alias("source")
-                c = t.cubes.c
-                derived = (
-                    select(c.id)
-                    .join(t.sources, t.sources.c.cube_id == c.id)
-                    .join(source, source.c.id == t.sources.c.source_id)
-                    .where(t.sources.c.source_id.in_(chunk), c.tenant == source.c.tenant)
-                )
-                if not plaintext_too:
-                    derived = derived.where(c.kind != "plaintext")
-                found += self.conn.execute(derived).scalars()
+            derived = self._known.derived if plaintext_too else self._known.derived_forms
+            found = [row.id for row in self._with_ids(derived, front)]
             front = [i for i in dict.fromkeys(found) if i not in every]
             every.update(dict.fromkeys(front))
         return list(every)
 
     def recall_kv(self, cubes: Iterable[MemCube]) -> None:
         """Have every process drop the KV it made from cubes, which are not everybody's any more."""
-        rows = [self._tombstone(cube, "revoke") for cube in cubes]
-        if rows:
-            self.conn.execute(insert(t.tombstones), rows)
+        self._run_many(self.conn, INSERT_TOMBSTONE, [self._tombstone(cube, "revoke") for cube in cubes])
 
     def _tombstone(self, cube: MemCube, action: str) -> dict[str, Any]:
         key = cube.payload.key if isinstance(cube.payload, Activation) else ""
@@ -403,8 +403,7 @@ class Writer:
             for cube in cubes
             for source in {x.id for x in cube.derived_from}
         ]
-        if rows:
-            self.conn.execute(insert(t.sources), rows)
+        self._run_many(self.conn, INSERT_SOURCE, rows)
 
     def _store_labels(self, cubes: Iterable[MemCube]) -> None:
         rows = [
@@ -412,15 +411,14 @@ class Writer:
             for cube in cubes
             for label in set(cube.header.governance.sensitivity)
         ]
-        if rows:
-            self.conn.execute(insert(t.labels), rows)
+        self._run_many(self.conn, INSERT_LABEL, rows)
 
     def _queue(self, cube: MemCube) -> None:
         if _is_searched(cube):
-            self.conn.execute(self._db.upsert(t.index_queue, {"cube_id": cube.id, "version": cube.version}))
+            self._run(self.conn, self._known.queue, {"cube_id": cube.id, "version": cube.version})
         elif cube.version > 1:  # nothing to embed: it is found by its address, not by a search
             for table in (t.vectors, t.index_queue):
-                self.conn.execute(delete(table).where(table.c.cube_id == cube.id))
+                self._with_ids(self._known.forget[table], [cube.id])
 
 
 def _is_searched(cube: MemCube) -> bool:
@@ -443,11 +441,6 @@ def owner_of(cube: MemCube) -> Owner:
     return cube.scope.tenant, cube.scope.user or ""
 
 
-def with_behaviour() -> Select[Any]:
-    """Rows of `cubes` with what is needed to make cubes of them."""
-    return select(t.cubes, *BEHAVIOUR).outerjoin(t.behaviour, t.behaviour.c.cube_id == t.cubes.c.id)
-
-
 def _salvage(row: Any, structures: StructureRegistry) -> MemCube:
     """The cube of a row, or what is left of a damaged one: it can be deleted too."""
     try:
@@ -463,26 +456,3 @@ def chunks(items: Iterable[str]) -> Iterator[list[str]]:
     """Distinct items in lists that fit in one statement."""
     every = list(dict.fromkeys(items))
     return (every[i : i + CHUNK] for i in range(0, len(every), CHUNK))
-
-
-# Built once: building a statement costs more than running it.
-_INSERT = insert(t.cubes)
-_QUEUE = insert(t.index_queue)
-
-
-def _stored(db: Database) -> Select[Any]:
-    """The cubes at some addresses of one namespace, and those with one of some ids."""
-    if type(db) not in _STORED:
-        c = t.cubes.c
-        here = (
-            c.tenant == bindparam("at_tenant"),
-            c.user == bindparam("at_user"),
-            c.namespace == bindparam("at_namespace"),
-        )
-        keys, ids = db.each("at_keys"), db.each("with_ids")
-        there = and_(*here, Among(c.key, select(keys.c.value)))
-        _STORED[type(db)] = with_behaviour().where(or_(there, Among(c.id, select(ids.c.value))))
-    return _STORED[type(db)]
-
-
-_STORED: dict[type[Database], Select[Any]] = {}
