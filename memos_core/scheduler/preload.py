@@ -67,16 +67,18 @@ class Preloader:
         """A turn of this scope ended now."""
         self._ended.append((scope, self._clock()))
 
-    def start(self) -> None:
-        """A process begins: bring in what the scopes will need, those that were active last first."""
-        engine = self.engine
-        if engine is None:
-            return
+    def adopt(self, engine: PrefixEngine | Server) -> None:
+        """Preload for this engine from now on, if it can use what is preloaded."""
         refused = getattr(engine, "reuse_refused", None)
         if refused:
             log.warning("nothing is preloaded: %s", refused)
             self._note(Decision(Scope(), "error", f"nothing is preloaded: {refused}"))
-            self.engine = None
+        self.engine = None if refused else engine
+
+    def start(self) -> None:
+        """A process begins: bring in what the scopes will need, those that were active last first."""
+        engine = self.engine
+        if engine is None:
             return
         if self.tiers is not None and not isinstance(engine, Server):
             for plan in reversed(self._vault.plans.recent(KNOWN)):

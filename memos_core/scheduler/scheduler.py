@@ -132,7 +132,7 @@ class MemScheduler:
 
     def attach(self, engine: PrefixEngine | Server) -> None:
         """Use this engine from now on, and preload what the most recent scopes will need."""
-        self._preloader.engine = engine
+        self._preloader.adopt(engine)
         self._submit("preload", None, self._preload)
 
     @property
