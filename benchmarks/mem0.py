@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from mem0_memos import Memory
 from memos_core import MemOS
 
 BATCH, USERS, TOPICS = 100, 10, 10
+THREADS, PER_THREAD = 8, 40
 SIZES, QUICK_SIZES = (1_000, 5_000), (300, 600)
 LIMIT_S = 4.0  # of one measure in one round
 
@@ -62,10 +64,11 @@ def main() -> None:
             sides.append(Side(f"mem0, {store}", open_mem0(folder / store, store)))
         race = Race(sides, rounds=1 if options.quick else 3)
         rows = [row for size in options.sizes for row in race.run(size)]
+        row, failures = crowd(folder, 1 if options.quick else 3)
     show(
         f"mem0's calls, per second, {DIMS}-d vectors, {_versions()}; times: ours by the faster of the others",
-        rows,
-        ["mem0's search by words and entities (its optional spacy model)"],
+        [*rows, row],
+        ["mem0's search by words and entities (its optional spacy model)", *failures],
         options.json,
         [
             "durability: ours syncs every write to the disk (WAL, synchronous=FULL); mem0 writes vectors and history "
@@ -165,6 +168,53 @@ class Race:
         others = [rate for name, rate in rates.items() if name != self._sides[0].name]
         row["times"] = round(rates[self._sides[0].name] / max(others), 1)
         return row
+
+
+def crowd(folder: Path, rounds: int) -> tuple[dict[str, Any], list[str]]:
+    """Threads that add at the same moment, each of another user, to new memories; every memory must be there.
+
+    Returns:
+        The row of the table, and what a side could not do.
+    """
+    rates: dict[str, float] = {}
+    failures: list[str] = []
+    times: dict[str, list[float]] = defaultdict(list)
+    for turn in range(rounds):
+        with MemOS.open(folder / f"crowd{turn}", embedder=InstantEmbedder()) as memos:
+            sides = {"ours": Memory(memos)}
+            for store in ("qdrant", "chroma"):
+                sides[f"mem0, {store}"] = open_mem0(folder / f"crowd{turn}{store}", store)
+            for name, memory in sides.items():
+                try:
+                    times[name].append(_crowd(memory))
+                except Exception as err:  # noqa: BLE001 - whatever the other side raises
+                    failures.append(f"{name}, {THREADS} threads at once: {' '.join(str(err).split())[:120]}")
+    for name in ("ours", "mem0, qdrant", "mem0, chroma"):
+        rates[name] = round(1 / median(times[name]), 1) if len(times[name]) == rounds else 0.0
+    best = max(rates["mem0, qdrant"], rates["mem0, chroma"])
+    row: dict[str, Any] = {"memories": 0, "measure": f"add, {THREADS} threads at once", **rates}
+    return {**row, "times": round(rates["ours"] / best, 1) if best else "-"}, list(dict.fromkeys(failures))
+
+
+def _crowd(memory: Any) -> float:
+    """Seconds an `add`."""
+    texts = Sentences(5).take(THREADS * PER_THREAD)
+
+    def work(thread: int) -> None:
+        for n in range(PER_THREAD):
+            memory.add(texts[thread * PER_THREAD + n], user_id=f"user{thread}", infer=False)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        done = [pool.submit(work, thread) for thread in range(THREADS)]
+    seconds = time.perf_counter() - started
+    for future in done:
+        future.result()
+    for thread in range(THREADS):
+        found = memory.get_all(filters={"user_id": f"user{thread}"}, top_k=2 * PER_THREAD)["results"]
+        if len(found) != PER_THREAD:
+            raise RuntimeError(f"{len(found)} of {PER_THREAD} memories of one user are there")
+    return seconds / (THREADS * PER_THREAD)
 
 
 def _note(
