@@ -75,6 +75,9 @@ def _without_text(data: Any, text: str) -> Any:
 
 def _canonical(data: Any) -> str:
     try:
-        return json.dumps(data, allow_nan=False, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return _encode(data)
     except (TypeError, ValueError, RecursionError) as err:
         raise InvalidArgument(f"data must be JSON: {err}") from None
+
+
+_encode = json.JSONEncoder(allow_nan=False, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode

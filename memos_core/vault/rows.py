@@ -171,16 +171,8 @@ def to_row(cube: MemCube, written_at: int, *, stored: bool = False) -> dict[str,
         "created_at": micros(d.created_at),
         "updated_at": micros(d.updated_at),
         "expires_at": micros(g.expires_at) if g.expires_at else None,
-        "header": dump_json(
-            {
-                "origin": d.origin,
-                "tags": d.tags,
-                "source_messages": d.source_messages,
-                "owner": g.owner,
-                "priority": g.priority,
-                "sensitivity": g.sensitivity,
-                **({} if g.ttl is None else {"ttl": g.ttl // timedelta(microseconds=1)}),
-            }
+        "header": _header_json(
+            d.origin, d.tags, d.source_messages, g.owner, g.priority, g.sensitivity, g.ttl
         ),
         "derived_from": dump_json([[x.id, x.version] for x in cube.derived_from])
         if cube.derived_from
@@ -191,6 +183,28 @@ def to_row(cube: MemCube, written_at: int, *, stored: bool = False) -> dict[str,
     if not stored:
         _check_lengths(row, g.sensitivity)
     return _derive(row, cube.payload)
+
+
+@lru_cache(maxsize=500)
+def _header_json(
+    origin: str,
+    tags: tuple[str, ...],
+    source_messages: tuple[str, ...],
+    owner: str,
+    priority: int,
+    sensitivity: tuple[str, ...],
+    ttl: timedelta | None,
+) -> str:
+    """What a header says as JSON. Most cubes of a user have the same."""
+    said = {
+        "origin": origin,
+        "tags": tags,
+        "source_messages": source_messages,
+        "owner": owner,
+        "priority": priority,
+        "sensitivity": sensitivity,
+    }
+    return dump_json(said if ttl is None else {**said, "ttl": ttl // timedelta(microseconds=1)})
 
 
 def _check_lengths(row: Mapping[str, Any], sensitivity: Sequence[str]) -> None:
@@ -334,6 +348,7 @@ def _loaded(header: str) -> Any:
 def forget_headers() -> None:
     """Drop what is kept of headers: some were erased."""
     _loaded.cache_clear()
+    _header_json.cache_clear()
 
 
 def _cube(row: Any, structures: StructureRegistry, make: Callable[..., Any]) -> MemCube:
