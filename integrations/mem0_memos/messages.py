@@ -42,6 +42,13 @@ def turns(messages: Any) -> list[Turn]:
         )
     found = []
     for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise ValidationError(
+                f"messages[{index}] must be a dict with role and content, got {type(message).__name__}",
+                "VALIDATION_003",
+                {"provided_type": type(message).__name__, "valid_types": ["str", "dict", "list[dict]"]},
+                "Pass one text as a string, several as [{'role': 'user', 'content': '…'}, …].",
+            )
         turn = _turn(message)
         if turn is None:
             log.warning("messages[%d] has no role or no text, it is skipped", index)
@@ -50,9 +57,7 @@ def turns(messages: Any) -> list[Turn]:
     return found
 
 
-def _turn(message: Any) -> Turn | None:
-    if not isinstance(message, Mapping):
-        return None
+def _turn(message: Mapping[Any, Any]) -> Turn | None:
     role, content, name = message.get("role"), message.get("content"), message.get("name")
     if isinstance(content, list):
         parts = [p.get("text") for p in content if isinstance(p, Mapping) and p.get("type") == "text"]

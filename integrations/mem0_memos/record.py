@@ -17,6 +17,7 @@ from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from mem0_memos.ids import ENTITY_IDS
 from memos_core.cube import Fact, MemCube, Plaintext, Preference, StructureRegistry, dump_json
@@ -190,7 +191,11 @@ def clean_metadata(metadata: Mapping[str, Any] | None) -> tuple[Payload, list[st
         return {}, []
     if not isinstance(metadata, Mapping):
         raise InvalidArgument(f"metadata must be a dict, got {type(metadata).__name__}")
-    fields: Payload = json.loads(dump_json(dict(metadata), "metadata"))
+    try:
+        plain = to_jsonable_python(dict(metadata))  # as mem0's stores do it: a date becomes its text
+    except PydanticSerializationError as err:
+        raise InvalidArgument(f"metadata must be JSON: {err}") from None
+    fields: Payload = json.loads(dump_json(plain, "metadata"))
     allowed = {key: value for key, value in fields.items() if key not in _IDENTITY and key not in _COMPUTED}
     return allowed, sorted(_IDENTITY & fields.keys())
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,6 @@ def test_ways_to_open(tmp_path: Path, memos: MemOS) -> None:
 
 def test_without_an_embedder() -> None:
     with Memory(url=":memory:", config={"embedder": "none"}) as memory:
-        memory.add(["green tea", "black coffee"], user_id="alice", infer=False)
         memory.add(
             [{"role": "user", "content": t} for t in ("green tea", "coffee")], user_id="alice", infer=False
         )
@@ -388,3 +388,34 @@ def test_validation_error_is_a_memos_error(memory: Memory) -> None:
         memory.add("x", user_id="u", metadata={"when": object()})
     with pytest.raises(InvalidArgument, match=r"language model"):
         memory.add("x", agent_id="a", memory_type="procedural_memory")
+
+
+# -- what a caller may get wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "messages", [["I like tea"], [{"role": "user", "content": "I like tea"}, "hm"], [None]]
+)
+def test_a_list_of_anything_but_dicts_is_refused_as_a_whole(memory: Memory, messages: list[Any]) -> None:
+    with pytest.raises(ValidationError, match=r"messages\[\d\] must be a dict"):
+        memory.add(messages, user_id="alice", infer=False)
+    assert memory.get_all(filters=ALICE)["results"] == []
+
+
+def test_dates_in_metadata_become_texts_that_filters_understand(memory: Memory) -> None:
+    when = {"day": date(2024, 5, 15), "at": datetime(2024, 5, 15, 9, 30, tzinfo=UTC)}
+    memory.add("the dentist", user_id="alice", metadata=when, infer=False)
+    [found] = memory.get_all(filters={**ALICE, "at": {"gte": "2024-05-15T09:00:00Z"}})["results"]
+    assert found["metadata"] == {"day": "2024-05-15", "at": "2024-05-15T09:30:00Z"}
+    assert memory.get_all(filters={**ALICE, "day": {"lt": "2024-05-15"}})["results"] == []
+    with pytest.raises(InvalidArgument, match=r"metadata must be JSON"):
+        memory.add("x", user_id="alice", metadata={"a": object()}, infer=False)
+
+
+def test_a_bound_may_be_a_number_in_words_of_digits(memory: Memory) -> None:
+    memory.add("paid", user_id="alice", metadata={"price": 12}, infer=False)
+    for bound, found in (("9.5", 1), ("12", 0)):
+        assert len(memory.get_all(filters={**ALICE, "price": {"gt": bound}})["results"]) == found
+    for bound in ("dear", "nan", "inf"):
+        with pytest.raises(InvalidArgument, match=r"takes a number or an ISO date"):
+            memory.get_all(filters={**ALICE, "price": {"gt": bound}})
