@@ -38,6 +38,8 @@ _PROCEDURE = (
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*$", re.MULTILINE)
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
+_OPENING = re.compile(r"[{\[]")
+_MOST_BROKEN = 200  # each that is broken is read to where it breaks
 _LISTS = ("memory", "memories", "facts", "results")
 _TEXTS = ("text", "memory", "fact", "content", "data")
 
@@ -112,8 +114,6 @@ def read_reply(reply: str) -> list[Found] | None:
     """The memories in a model's reply: JSON, with whatever stands around it, cut off or broken in part; or a list
     of bullets. None if it is neither."""
     text = _bare(reply)
-    if not text:
-        return []
     values = list(_values(text))
     found = [item for value in values for item in _items(value)]
     if not found and not values:
@@ -138,12 +138,12 @@ def _bare(reply: str) -> str:
 
 def _values(text: str) -> Iterator[Any]:
     """Every JSON object and list in a text; of one that is broken, those inside it that are whole."""
-    decoder, at = json.JSONDecoder(strict=False), 0
-    while match := re.compile(r"[{\[]").search(text, at):
+    decoder, at, broken = json.JSONDecoder(strict=False), 0, 0
+    while broken < _MOST_BROKEN and (match := _OPENING.search(text, at)):
         try:
             value, at = decoder.raw_decode(text, match.start())
         except (json.JSONDecodeError, RecursionError):
-            at = match.end()
+            at, broken = match.end(), broken + 1
         else:
             yield value
 

@@ -7,6 +7,7 @@ looked for, at the first call: constructing a `Memory` reaches no network.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,8 +17,12 @@ from memos_core.errors import InvalidArgument, missing_extra
 Messages = Sequence[Mapping[str, str]]
 Ask = Callable[[Messages], str]
 
+_AZURE = ("azure_openai", "azure_openai_structured")
+_OPENROUTER = "https://openrouter.ai/api/v1"
 _BATCH = 100  # texts a request, as mem0
 _SETTINGS = ("temperature", "top_p", "max_tokens", "reasoning_effort")
+_TRUE_NAME = re.compile(r"[^/]*$")  # of a model, without what routers put before it
+_REASONING = re.compile(r"(o1|o1-preview|o3-mini|o3|gpt-5|gpt-5o|gpt-5o-mini|gpt-5o-micro)$|o[13][-.]")
 
 
 class Provider(NamedTuple):
@@ -70,6 +75,18 @@ PROVIDERS = {
 }
 
 
+def _settings(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What a config says about replies, in the form that the model takes; see mem0's `LLMBase`."""
+    found = {name: config[name] for name in _SETTINGS if config.get(name) is not None}
+    name = _TRUE_NAME.findall(model.lower())[0]
+    reasons = config.get("is_reasoning_model")
+    if reasons if reasons is not None else _REASONING.match(name):
+        return {"reasoning_effort": found["reasoning_effort"]} if "reasoning_effort" in found else {}
+    if name.startswith("gpt-5") and "max_tokens" in found:
+        found["max_completion_tokens"] = found.pop("max_tokens")
+    return found
+
+
 class OpenAICompatible:
     """A model behind an OpenAI-compatible endpoint: `ask` for a chat model, `embed_documents` for an embedder.
 
@@ -94,8 +111,10 @@ class OpenAICompatible:
             raise InvalidArgument(f"the config of {provider} names no model; set config['model']")
         self.name = f"{provider}/{self.model}"
         self._url, self._key, self._key_env = url, config.get("api_key"), about.key_env
-        self._settings = {name: config[name] for name in _SETTINGS if config.get(name) is not None}
-        self._dims = config.get("embedding_dims")
+        self._settings = _settings(config, self.model)
+        self._dims = (
+            config.get("embedding_dims") if provider == "openai" else None
+        )  # others refuse to be told
 
     def __repr__(self) -> str:
         return f"OpenAICompatible({self.name!r})"
@@ -137,6 +156,44 @@ class OpenAICompatible:
         return openai.OpenAI(base_url=self._url, api_key=key)
 
 
+class AzureOpenAI(OpenAICompatible):
+    """A model that Azure OpenAI serves: mem0's provider "azure_openai".
+
+    Args:
+        config: mem0's config of it, with "azure_kwargs": "api_key", "azure_deployment", "azure_endpoint",
+            "api_version", "default_headers". model: the deployment where the config names none.
+        env: the beginning of the variables that stand for what is missing, "LLM" or "EMBEDDING".
+    """
+
+    def __init__(self, config: Mapping[str, Any], model: str, env: str) -> None:
+        super().__init__("openai", config, model)
+        self.name, self._env = f"azure_openai/{self.model}", env
+        self._azure = dict(config.get("azure_kwargs") or {})
+
+    @cached_property
+    def _client(self) -> Any:
+        try:
+            import openai
+        except ImportError:
+            raise missing_extra("openai", "server-models") from None
+        names = {
+            "api_key": f"{self._env}_AZURE_OPENAI_API_KEY",
+            "azure_deployment": f"{self._env}_AZURE_DEPLOYMENT",
+            "azure_endpoint": f"{self._env}_AZURE_ENDPOINT",
+            "api_version": f"{self._env}_AZURE_API_VERSION",
+        }
+        given: dict[str, Any] = {
+            part: self._azure.get(part) or os.environ.get(name) for part, name in names.items()
+        }
+        for part in ("api_key", "azure_endpoint", "api_version"):
+            if not given[part]:
+                raise InvalidArgument(
+                    f"{self.name} needs {part}: set azure_kwargs[{part!r}] in its config, or {names[part]} in the "
+                    "environment"
+                )
+        return openai.AzureOpenAI(**given, default_headers=self._azure.get("default_headers"))
+
+
 def configured_llm(value: Any) -> Ask | None:
     """The language model that a config's "llm" means; None if it cannot be used here."""
     if not isinstance(value, Mapping):
@@ -144,6 +201,13 @@ def configured_llm(value: Any) -> Ask | None:
     provider, config = value.get("provider", "openai"), value.get("config") or {}
     if provider == "langchain":
         return as_ask(config.get("model"))
+    if provider in _AZURE:
+        return AzureOpenAI(config, PROVIDERS["openai"].model, "LLM").ask
+    if provider.startswith("openai") and (key := os.environ.get("OPENROUTER_API_KEY")):  # as mem0
+        url = config.get("openrouter_base_url") or os.environ.get("OPENROUTER_API_BASE") or _OPENROUTER
+        return OpenAICompatible(
+            "openai", {**config, "openai_base_url": url, "api_key": key}, _OPENAI.model
+        ).ask
     if provider in PROVIDERS:
         return OpenAICompatible(provider, config, PROVIDERS[provider].model).ask
     return None
@@ -159,6 +223,8 @@ def configured_embedder(value: Any) -> Any:
         return OpenAICompatible("openai", plain, "tei")
     if provider in ("langchain", "huggingface"):
         return config.get("model")
+    if provider in _AZURE:
+        return AzureOpenAI(config, _OPENAI.embedder, "EMBEDDING")
     if provider in PROVIDERS and (config.get("model") or PROVIDERS[provider].embedder):
         return OpenAICompatible(provider, config, PROVIDERS[provider].embedder)
     return None

@@ -4,12 +4,14 @@ here; what stands between (LangChain, the openai client, HTTP) is real."""
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -128,7 +130,8 @@ def test_an_unreadable_reply_loses_no_plain_statement(memos: MemOS, caplog: pyte
         ("- a\n* b\n2. c", ["a", "b", "c"]),
         ('{"memory": []}', []),
         ("{}", []),
-        ("", []),
+        ("", None),
+        ("<think>hm</think>", None),
         ("Nothing to remember.", None),
         ("{'memory': ", None),
         ("[" * 100_000, None),
@@ -183,8 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.path, self.headers["Authorization"], body))  # type: ignore[attr-defined]
-        if self.path.endswith("/embeddings"):
+        key = self.headers["Authorization"] or self.headers["api-key"]
+        self.server.seen.append((self.path, key, body))  # type: ignore[attr-defined]
+        if urlsplit(self.path).path.endswith("/embeddings"):
             vectors = enumerate(embed(body["input"]))
             answer = {"object": "list", "data": [{"index": i, "embedding": v} for i, v in vectors]}
         else:
@@ -244,6 +248,69 @@ def test_an_existing_configuration(
     stored = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert b"sk-llm" not in stored
     assert b"sk-embed" not in stored
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [
+        ("gpt-4.1-nano", {"temperature": 0.2, "max_tokens": 2000}),
+        ("gpt-5.4-mini", {"temperature": 0.2, "max_completion_tokens": 2000}),
+        ("openai/gpt-5", {"reasoning_effort": "low"}),
+        ("o3-2025-04-16", {"reasoning_effort": "low"}),
+    ],
+)
+def test_a_model_is_sent_what_it_takes(memos: MemOS, model: str, sent: dict[str, Any]) -> None:
+    pytest.importorskip("openai")
+    with _server() as (url, seen):
+        config = {
+            "openai_base_url": url,
+            "model": model,
+            "api_key": "k",
+            "temperature": 0.2,
+            "max_tokens": 2000,
+        }
+        if "reasoning_effort" in sent:
+            config["reasoning_effort"] = "low"
+        Memory(memos, {"llm": {"provider": "openai", "config": config}}).add("hello", user_id="alice")
+    [(_, _, body)] = seen
+    assert {k: v for k, v in body.items() if k not in ("model", "messages")} == sent
+
+
+def test_azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("openai")
+    for name in [name for name in os.environ if "AZURE" in name]:
+        monkeypatch.delenv(name)
+    with _server() as (url, seen):
+        place = {"azure_endpoint": url.removesuffix("/v1"), "api_version": "2024-10-21"}
+        llm = {"azure_kwargs": {**place, "api_key": "sk-llm", "azure_deployment": "mine"}, "model": "gpt-4o"}
+        embedder = {"azure_kwargs": place, "model": "e", "embedding_dims": 64}
+        config = {
+            "llm": {"provider": "azure_openai", "config": llm},
+            "embedder": {"provider": "azure_openai", "config": embedder},
+            "url": tmp_path / "vault",
+        }
+        with Memory.from_config(config) as memory:
+            with pytest.raises(InvalidArgument, match=r"EMBEDDING_AZURE_OPENAI_API_KEY"):
+                memory.search("x", filters=ALICE)
+            monkeypatch.setenv("EMBEDDING_AZURE_OPENAI_API_KEY", "sk-embed")
+            assert len(memory.add("hello", user_id="alice")["results"]) == 2
+            assert memory.search("Oslo", filters=ALICE, top_k=1)["results"]
+    assert not recwarn.list
+    asked = {(urlsplit(path).path, key) for path, key, _ in seen}
+    assert asked == {
+        ("/openai/deployments/mine/chat/completions", "sk-llm"),
+        ("/openai/deployments/e/embeddings", "sk-embed"),
+    }
+    assert {body["dimensions"] for path, _, body in seen if "embeddings" in path} == {64}
+
+
+def test_openrouter_comes_first_where_its_key_is_set(memos: MemOS, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or")
+    with _server() as (url, seen):
+        config = {"openrouter_base_url": url, "openai_base_url": "http://localhost:1", "api_key": "sk-openai"}
+        Memory(memos, {"llm": {"provider": "openai", "config": config}}).add("hello", user_id="alice")
+    assert [key for _, key, _ in seen] == ["Bearer sk-or"]
 
 
 def test_a_missing_key_is_named_when_it_is_needed(memos: MemOS, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mem0_kit import STATEMENTS, embed, mem0_module, texts
+from mem0_kit import STATEMENTS, embed, mem0_module, real_mem0, texts
 from pydantic import BaseModel
 
 from mem0_memos import AsyncMemory, Memory, MemoryNotFound, ValidationError
@@ -388,6 +389,29 @@ def test_validation_error_is_a_memos_error(memory: Memory) -> None:
         memory.add("x", user_id="u", metadata={"when": object()})
     with pytest.raises(InvalidArgument, match=r"language model"):
         memory.add("x", agent_id="a", memory_type="procedural_memory")
+
+
+def test_memories_of_mem0_are_brought_along_as_the_docs_say(memory: Memory, tmp_path: Path) -> None:
+    old = real_mem0(tmp_path)
+    said = [{"role": "user", "content": "I like tea"}, {"role": "assistant", "content": "Noted."}]
+    old.add(said, user_id="alice", run_id="r", metadata={"topic": "drinks"}, infer=False)
+    old.add("I like coffee", user_id="bob", infer=False)
+    page = (Path(__file__).parents[2] / "docs" / "mem0.md").read_text()
+    [code] = re.findall(r"```python\nold = mem0.*?\n(.*?)```", page, re.DOTALL)
+    exec(code, {"old": old, "memory": memory, "users": ["alice", "bob"]})
+    for user in ("alice", "bob"):
+        theirs = old.get_all(filters={"user_id": user})["results"]
+        ours = memory.get_all(filters={"user_id": user})["results"]
+
+        def told(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            plain = [
+                {k: v for k, v in m.items() if k not in ("id", "created_at", "updated_at")} for m in found
+            ]
+            return sorted(plain, key=lambda m: m["memory"])
+
+        assert told(ours) == told(theirs)
+        assert {m["created_at"] for m in ours} == {m["created_at"] for m in theirs}
+    old.close()
 
 
 # -- what a caller may get wrong ---------------------------------------------------------------------------
