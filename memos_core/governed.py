@@ -25,26 +25,30 @@ class Governed(View):
 
     # -- life ----------------------------------------------------------------------------------------------
 
-    def archive(self, ids: str | Sequence[str]) -> None:
+    def archive(self, ids: str | Sequence[str]) -> list[str]:
         """Take cubes out of searches and indexes. They are found by id, or by a search that names the state, and
         come back with `activate`, a `read` or a new version.
+
+        Returns:
+            The ids of those that were not archived before.
 
         Raises:
             NotFound: one is not in this scope. InvalidArgument: one is frozen, merged away or expired; then none is
                 changed.
         """
-        self._move(ids, State.ARCHIVED, "archived on demand")
+        return self._move(ids, State.ARCHIVED, "archived on demand")
 
     def activate(self, ids: str | Sequence[str]) -> None:
         """Bring archived cubes back, or mark generated ones as in use. Raises as `archive` does."""
         self._move(ids, State.ACTIVATED, "activated on demand")
 
-    def _move(self, ids: str | Sequence[str], state: State, cause: str) -> None:
+    def _move(self, ids: str | Sequence[str], state: State, cause: str) -> list[str]:
         with self._core.vault.writing(self._actor) as writer:
             moved = writer.transition(self._locked(writer, distinct_ids(ids)), state, cause)
         if state not in LIVE:
             self._core.forget_kv(moved)
         self.scheduler.wrote(self._scope, moved)
+        return [c.id for c in moved]
 
     def freeze(self, ids: str | Sequence[str]) -> None:
         """Forbid every change of these cubes: they can be read, deleted and erased, and their ttl does not pass.

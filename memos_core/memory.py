@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from math import isfinite
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from memos_core import arguments
 from memos_core.checks import check_cube, check_details
 from memos_core.cube import (
+    ANY_USER,
     LIVE,
     NOT_MEMORIES,
     MemCube,
@@ -25,12 +27,26 @@ from memos_core.governance import DuplicatePolicy
 from memos_core.reader import MEMORIES
 from memos_core.retrieval import Hit
 from memos_core.settle import has_slot, settle_contradiction, settle_duplicate
-from memos_core.vault import Order, Right
+from memos_core.vault import CubeFilter, Order, Right
 from memos_core.view import View, distinct_ids
 
 # What a grant to write lets others change; the rest is its owner's.
 _ID_LENGTH = 200  # no cube's id is longer
 _GRANTED_CHANGES = frozenset({"text", "tags", "semantic_type", "spoken_at", "valid_from", "valid_to"})
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What goes with a `put`, named by what it is and looked up in the transaction itself: what another process stored
+    a moment before goes too.
+
+    Args:
+        namespace: at or below this prefix. types: semantic types. states: life-cycle states; None: all.
+    """
+
+    namespace: Namespace = ()
+    types: Sequence[str] | None = None
+    states: Sequence[State] | None = LIVE
 
 
 class Memory(View):
@@ -109,7 +125,7 @@ class Memory(View):
         *,
         expected_version: int | None = None,
         duplicates: DuplicatePolicy | None = None,
-        delete: Sequence[str] = (),
+        delete: Sequence[str] | Matching = (),
     ) -> list[MemCube]:
         """Store cubes in one transaction, all or none; see `Vault.put`. When this returns, they are on the
         disk, and the next search finds them. A statement that contradicts an earlier one ends its validity.
@@ -117,7 +133,8 @@ class Memory(View):
         Args:
             cubes: from `cube`. expected_version: with one cube, the version it must replace; 0 if none.
             duplicates: what to do with what is known already; None takes the policy of `MemOS.open`.
-            delete: ids of cubes of this scope that go in the same transaction, before the others come; see `delete`.
+            delete: cubes of this scope that go in the same transaction, before the others come, by their ids or by
+                what they are; see `delete`.
 
         Raises:
             AccessDenied: a cube's scope is outside this view's, or what it replaces may not be read here.
@@ -136,7 +153,13 @@ class Memory(View):
             raise InvalidArgument(f"duplicates must be a DuplicatePolicy, got {duplicates!r:.80}")
         if expected_version is not None and len(cubes) != 1:
             raise InvalidArgument(f"expected_version is for one cube at a time, got {len(cubes)}")
-        gone = self._core.vault.matching(self._everything(), distinct_ids(delete)) if delete else ()
+        if isinstance(delete, Matching):
+            states = {"states": delete.states, "expired": delete.states is None}
+            gone: Collection[str] | CubeFilter = self._which(
+                namespace=arguments.names(delete.namespace, "namespace"), types=delete.types, **states
+            )
+        else:
+            gone = self._core.vault.matching(self._everything(), distinct_ids(delete)) if delete else ()
         return self._store(cubes, expected_version, duplicates or self._core.duplicates, delete=gone)
 
     def _store(
@@ -145,7 +168,7 @@ class Memory(View):
         expected_version: int | None = None,
         duplicates: DuplicatePolicy | None = None,
         replacing: str | None = None,
-        delete: Collection[str] = (),
+        delete: Collection[str] | CubeFilter = (),
     ) -> list[MemCube]:
         """Store cubes in one transaction.
 
@@ -167,6 +190,10 @@ class Memory(View):
                         f"expected_version={expected_version}, but cube {replacing!r} has version "
                         f"{current.version}; read it again"
                     )
+            if isinstance(delete, CubeFilter):
+                if self._scope.user != ANY_USER:  # before it is looked up
+                    writer.audit.lock([(self._scope.tenant, self._scope.user or "")])
+                delete = writer.ids(delete)
             gone = writer.delete(delete) if delete else []
             stored: list[MemCube] = []
             # What may touch other cubes goes one by one; the rest together.
@@ -357,6 +384,24 @@ class Memory(View):
             return self._core.vault.find(which, order=order, limit=limit, offset=offset)
         then = self._core.vault.find_at(which, arguments.moment(as_of, "as_of"))
         return then[offset:] if limit is None else then[offset : offset + limit]
+
+    def count(
+        self,
+        *,
+        namespace: Namespace = (),
+        types: Sequence[str] | None = None,
+        not_types: Sequence[str] = (),
+        states: Sequence[State] | None = LIVE,
+    ) -> int:
+        """How many cubes `find` with these arguments would return."""
+        return self._core.vault.count(
+            self._which(
+                namespace=arguments.names(namespace, "namespace"),
+                types=types,
+                not_types=not_types,
+                states=states,
+            )
+        )
 
     def type_counts(self) -> dict[str, int]:
         """How many cubes of each semantic type this scope has, most first."""

@@ -26,7 +26,7 @@ from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy
 from memos_core.governed import Governed
 from memos_core.items import Items
-from memos_core.memory import Memory
+from memos_core.memory import Matching, Memory
 from memos_core.prompt import ChatMessage, asked, check_messages, compose
 from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_statements, slot_fields
 from memos_core.retrieval import Embedder, Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
@@ -305,7 +305,7 @@ class MemOS(Memory, Items, Versions, Governed):
         extract: bool | Callable[[str], bool] = True,
         again: bool = True,
         namespace: str = MESSAGES,
-        delete: Sequence[str] = (),
+        delete: Sequence[str] | Matching = (),
     ) -> list[MemCube]:
         """Store a finished turn: each message verbatim, and what the user stated as typed cubes, in one
         transaction. A statement this user made before, word for word, is not stored twice.
@@ -317,7 +317,7 @@ class MemOS(Memory, Items, Versions, Governed):
             again: False for messages that are moved and not said anew: a statement that was known once is not stored
                 again, though it may hold no more.
             namespace: where the messages go; only those in the default one are the `conversation`.
-            delete: ids of cubes of this scope that go in the same transaction, e.g. the messages that these replace.
+            delete: see `put`; e.g. the messages that these replace.
 
         Returns:
             The cubes stored: messages first, then statements.

@@ -10,12 +10,19 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
-from llama_index.core.llms import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlock
 from support import bag_of_words
 
-from langchain_memos import ChatMemOS, MemOSMemory, MemOSMiddleware, MemOSRetriever, memory_tools
+from langchain_memos import (
+    ChatMemOS,
+    MemOSChatMessageHistory,
+    MemOSMemory,
+    MemOSMiddleware,
+    MemOSRetriever,
+    memory_tools,
+)
 from langgraph.checkpoint.memos import MemOSSaver
 from langgraph.store.memos import MemOSStore
 from llama_index.memory.memos import (
@@ -178,3 +185,49 @@ def test_every_finished_turn_reaches_the_scheduler(memos: MemOS, writer: str) ->
     WRITERS[writer](memos, "maya")
     memos.scheduler.wait_idle()
     assert "plan" in {decision.action for decision in memos.scoped(user="maya").explain()}
+
+
+CALL = {"name": "boat", "args": {"of": "maya"}, "id": "call_1"}
+
+
+def test_tool_calls_of_langchain_are_whole_in_llama_index(memos: MemOS) -> None:
+    history = MemOSChatMessageHistory("s", memos=memos, user="maya")
+    history.add_messages(
+        [
+            HumanMessage(QUESTION),
+            AIMessage("Let me see.", tool_calls=[{**CALL, "type": "tool_call"}]),
+            ToolMessage("Petrel", tool_call_id="call_1", name="boat"),
+            AIMessage("Petrel."),
+        ]
+    )
+    asked, call, answer, said = LlamaMemory.from_defaults(memos, user="maya", session="s").get_all()
+    assert [m.role.value for m in (asked, call, answer, said)] == ["user", "assistant", "tool", "assistant"]
+    assert call.content == "Let me see."
+    [block] = [b for b in call.blocks if b.block_type == "tool_call"]
+    assert (block.tool_call_id, block.tool_name, block.tool_kwargs) == ("call_1", "boat", {"of": "maya"})
+    assert answer.additional_kwargs == {"tool_call_id": "call_1", "name": "boat"}
+    assert answer.content == "Petrel"
+
+
+@pytest.mark.parametrize("form", ["blocks", "additional_kwargs"])
+def test_tool_calls_of_llama_index_are_whole_in_langchain(memos: MemOS, form: str) -> None:
+    block = ToolCallBlock(tool_call_id="call_1", tool_name="boat", tool_kwargs={"of": "maya"})
+    function = {"name": "boat", "arguments": '{"of": "maya"}'}
+    call = (
+        ChatMessage(role="assistant", blocks=[TextBlock(text="Let me see."), block])
+        if form == "blocks"
+        else ChatMessage(
+            role="assistant",
+            content="Let me see.",
+            additional_kwargs={"tool_calls": [{"id": "call_1", "type": "function", "function": function}]},
+        )
+    )
+    answer = ChatMessage(role="tool", content="Petrel", additional_kwargs={"tool_call_id": "call_1"})
+    memory = LlamaMemory.from_defaults(memos, user="maya", session="s")
+    memory.put_messages([ChatMessage(role="user", content=QUESTION), call, answer])
+    _, called, answered = MemOSChatMessageHistory("s", memos=memos, user="maya").messages
+    assert isinstance(called, AIMessage)
+    assert called.content == "Let me see."
+    assert [{k: c[k] for k in CALL} for c in called.tool_calls] == [CALL]  # type: ignore[literal-required]
+    assert isinstance(answered, ToolMessage)
+    assert (answered.tool_call_id, answered.content) == ("call_1", "Petrel")

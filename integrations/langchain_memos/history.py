@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from memos_core.cube import MemCube, Message, dump_json
@@ -17,6 +19,7 @@ try:
         ChatMessage,
         HumanMessage,
         SystemMessage,
+        ToolMessage,
         message_to_dict,
         messages_from_dict,
     )
@@ -102,10 +105,43 @@ def _to_core(message: BaseMessage, index: int) -> Message:
 
 
 def _from_cube(cube: MemCube) -> BaseMessage:
-    """The message of a cube, from LangChain's own form where it has that, else from its role and text."""
+    """The message of a cube, from LangChain's own form where it has that, else from its role and text and, of
+    LlamaIndex's, its tool calls."""
     stored: Any = cube.json_data
     role, raw = stored["role"], stored.get("raw")
     if isinstance(raw, dict) and isinstance(raw.get("type"), str) and isinstance(raw.get("data"), dict):
         return messages_from_dict([raw])[0]
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        if found := _of_llama_index(role, stored["content"], raw):
+            return found
     known = _CLASSES.get(role)
     return known(content=stored["content"]) if known else ChatMessage(role=role, content=stored["content"])
+
+
+def _of_llama_index(role: str, content: str, raw: Any) -> BaseMessage | None:
+    """A call of tools, or what one answered, from LlamaIndex's form of it: without their ids no model takes the two."""
+    extra = raw["additional_kwargs"]
+    if role == "tool":
+        return ToolMessage(content=content, tool_call_id=extra["tool_call_id"], name=extra.get("name"))
+    calls = [
+        (block["tool_call_id"], block["tool_name"], block["tool_kwargs"])
+        for block in raw["blocks"]
+        if block["block_type"] == "tool_call"
+    ] or [
+        (call["id"], call["function"]["name"], call["function"]["arguments"])
+        for call in extra.get("tool_calls") or ()
+    ]
+    if not calls:
+        return None
+    return AIMessage(
+        content=content,
+        tool_calls=[
+            {
+                "type": "tool_call",
+                "id": id_,
+                "name": name,
+                "args": json.loads(args) if isinstance(args, str) else args,
+            }
+            for id_, name, args in calls
+        ],
+    )

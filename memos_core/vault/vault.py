@@ -176,7 +176,7 @@ class Vault:
     def delete_where(self, which: CubeFilter, actor: Actor) -> list[MemCube]:
         """Like `delete`, for all cubes that match, in one transaction."""
         with self.writing(actor) as writer:
-            return writer.delete(writer.conn.execute(select(t.cubes.c.id).where(which.where())).scalars())
+            return writer.delete(writer.ids(which))
 
     def scrub(self) -> bool:
         """After deletions, remove the last traces of deleted text from the files; see `Database.scrub`.

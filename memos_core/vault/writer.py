@@ -111,6 +111,10 @@ class Writer:
             query = query.where(which.where())
         return [from_row(row, self._structures) for row in self.conn.execute(query)]
 
+    def ids(self, which: CubeFilter) -> list[str]:
+        """The ids of the cubes that match."""
+        return list(self.conn.execute(select(t.cubes.c.id).where(which.where())).scalars())
+
     def same_slot(self, cube: MemCube, slot: str) -> list[MemCube]:
         """The other live cubes of the same user and agent about the same thing."""
         c = t.cubes.c

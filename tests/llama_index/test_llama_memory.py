@@ -32,6 +32,7 @@ from llama_index.core.schema import ImageDocument
 
 import llama_index.memory
 from llama_index.memory.memos import MemOSMemory, attach
+from llama_index.memory.memos.messages import fit
 from memos_core.cube import Fact
 from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.memos import MemOS
@@ -527,3 +528,64 @@ def test_it_needs_no_class_that_the_oldest_supported_release_has_not() -> None:
         "import llama_index.memory.memos\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+# -- long conversations --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    heads=st.integers(0, 6),
+    turns=st.lists(st.integers(1, 40), max_size=40),
+    limit=st.sampled_from([1, 20, 300, 2_000, 100_000]),
+)
+def test_a_window_is_that_of_the_whole_conversation(
+    shared: MemOS, heads: int, turns: list[int], limit: int
+) -> None:
+    """`get` reads the end of a conversation only: what it returns must not show."""
+    memory = MemOSMemory.from_defaults(memos=shared, user="long", token_limit=limit, k=0)
+    messages = [ChatMessage(role="system", content=f"rule {n}") for n in range(heads)]
+    for n, size in enumerate(turns):
+        roles = ["user", *["assistant", "system", "tool"][: size % 4]]
+        messages += [ChatMessage(role=role, content=f"{n} " + "word " * size) for role in roles]
+    if messages:
+        memory.put_messages(messages)
+    assert contents(memory.get()) == contents(fit(messages, limit, memory.tokenizer_fn))
+
+
+def test_a_fact_whose_turn_the_note_pushes_out_stands_in_the_note(memos: MemOS) -> None:
+    for n in range(6):
+        memos.scoped(user="alice", session="old").write(f"Alice likes tea number {n} very much indeed.")
+    memory = MemOSMemory.from_defaults(memos=memos, user="alice", session="new", k=12)
+    fact = "My boat is called Petrel."
+    memory.put_messages([user(fact), assistant("Nice."), user("Which tea, and what is my boat called?")])
+    counted = {limit: _window(memory, limit) for limit in range(20, 200)}
+    assert any(fact not in shown for shown, _ in counted.values())
+    for limit, (shown, note) in counted.items():
+        told = [*shown, note]
+        assert sum(fact in text for text in told) <= 1, limit
+        if fact not in shown and note and limit > 60:
+            assert fact in note, limit
+
+
+def _window(memory: MemOSMemory, limit: int) -> tuple[list[str], str]:
+    memory.token_limit = limit
+    got = memory.get()
+    note = next((str(m.content) for m in got if m.role == MessageRole.SYSTEM), "")
+    return [str(m.content) for m in got if m.role != MessageRole.SYSTEM], note
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda m: MemOSMemory(m, user="a"), "session must name"),
+        (lambda m: MemOSMemory.from_dict({"vault": "x"}), "session must name"),
+        (lambda m: MemOSMemory(m, session="s", token_limit=10.5), "token_limit"),
+        (lambda m: MemOSMemory(m, session="s", k=True), "k must"),
+        (lambda m: MemOSMemory(m, session="s", clearance=3), "clearance"),
+    ],
+)
+def test_what_is_missing_is_one_error_of_ours(memos: MemOS, make: Any, named: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{named}"):
+        make(memos)
+    assert MemOSMemory(memos, session="s", token_limit=4096 * 0.75).token_limit == 3072

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +19,7 @@ from llama_index.core.storage.chat_store import SimpleChatStore
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
 from llama_index.core.utils import get_tokenizer
-from support import findings
+from support import environment, findings
 
 from langchain_memos import MemOSMemory as LangChainMemory
 from llama_index.memory.memos import (
@@ -532,3 +534,86 @@ async def test_of_replacements_at_the_same_moment_one_stays(memos: MemOS) -> Non
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: simple.add_message("t", said(str(n))[0], 0), range(24)))
     assert sorted(map(str, contents(simple.get_messages("t")))) == sorted(map(str, range(24)))
+
+
+REPLACER = """
+import sys
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.memory.memos import MemOSChatStore, MemOSMemory
+from memos_core import MemOS
+import asyncio
+
+url, name = sys.argv[1:]
+with MemOS.open(url, embedder=None) as memos:
+    store = MemOSChatStore(memos, user="maya")
+    print("open", flush=True)
+    sys.stdin.readline()
+    for n in range(25):
+        said = [ChatMessage(role=r, content=f"{name} {n}") for r in ("user", "assistant")]
+        asyncio.run(store.set_messages("k", said))
+"""
+
+
+async def test_of_replacements_from_several_processes_one_stays(vault_url: str) -> None:
+    with MemOS.open(vault_url, embedder=None) as memos:
+        store = MemOSChatStore(memos, user="maya")
+        await store.add_messages("other", said("stays"))
+        await store.add_messages("k", said("a", "b", "c"))
+        others = [
+            subprocess.Popen(
+                [sys.executable, "-c", REPLACER, vault_url, name],
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in ("one", "two", "three")
+        ]
+        for process in others:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+        for process in others:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in others:
+            process.communicate(timeout=120)
+            assert process.returncode == 0
+        first, second = contents(await store.get_messages("k", None))
+        assert first == second
+        assert contents(await store.get_messages("other")) == ["stays"]
+        assert findings(memos) == []
+
+
+async def test_what_is_taken_out_is_given_to_one_only(memos: MemOS) -> None:
+    store = MemOSChatStore(memos, user="maya")
+    for take in (store.archive_oldest_messages, store.delete_oldest_messages):
+        await store.set_messages("k", said(*map(str, range(30))))
+        taken = await asyncio.gather(*(take("k", 3) for _ in range(8)))
+        told = sorted((c for part in taken for c in contents(part)), key=lambda c: int(c or ""))
+        assert told == [str(n) for n in range(24)]
+        assert contents(await store.get_messages("k")) == [str(n) for n in range(24, 30)]
+        assert contents(await take("k", 100)) == [str(n) for n in range(24, 30)]
+        assert await take("k", 1) == []
+    with pytest.raises(InvalidArgument, match="n must be"):
+        await store.archive_oldest_messages("k", -1)
+
+
+async def test_counts_and_positions_without_reading_all(memos: MemOS) -> None:
+    store, simple = MemOSChatStore(memos, user="maya"), MemOSSimpleChatStore(memos, user="maya")
+    await store.add_messages("k", said(*map(str, range(10))))
+    await store.archive_oldest_messages("k", 4)
+    counts = [await store.count_messages("k", status) for status in (ACTIVE, ARCHIVED, None)]
+    assert counts == [6, 4, 10]
+    assert contents([m for m in [await store.delete_message("k", 1)] if m]) == ["1"]
+    for index, content in ((0, "4"), (-1, "9"), (-2, "7"), (2, "8"), (5, None), (-9, None)):
+        gone = simple.delete_message("k", index)
+        assert (gone and gone.content) == content
+
+
+@pytest.mark.parametrize("key", ["a\x01", "\ud800", "x" * 1_001, "é" * 501])
+def test_a_key_that_cannot_be_stored_is_named(memos: MemOS, key: str) -> None:
+    store = MemOSSimpleChatStore(memos, user="maya")
+    for call in (store.get_messages, lambda k: store.add_message(k, said("x")[0]), store.delete_messages):
+        with pytest.raises(InvalidArgument, match=r"^key"):
+            call(key)

@@ -22,7 +22,7 @@ except ImportError:
 
 from pydantic import Field
 
-from llama_index.memory.memos.history import add, cubes, read, remove, replace
+from llama_index.memory.memos.history import add, cubes, ending, read, remove, replace
 from llama_index.memory.memos.messages import count_tokens, fit, text_of
 from llama_index.memory.memos.reopen import Locator
 
@@ -58,8 +58,15 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
     def __init__(self, memos: MemOS | None = None, **data: Any) -> None:
         for name, least in (("token_limit", 1), ("k", 0)):
             value = data.get(name, least)
-            if not isinstance(value, int) or value < least:
+            if isinstance(value, float) and value.is_integer():  # what a share of a model's context comes to
+                value = data[name] = int(value)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
+        scope = memos.scope if isinstance(memos, MemOS) else None
+        if data.get("session") is None and (scope is None or scope.session is None):
+            raise InvalidArgument(
+                "session must name the conversation; MemOSMemory.from_defaults(memos) begins a new one"
+            )
         super().__init__(memos, **data)
 
     @classmethod
@@ -146,16 +153,18 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
                 f"initial_token_count={initial_token_count} is above token_limit={self.token_limit}"
             )
         limit = self.token_limit - initial_token_count
-        everything = read(self.memos, MessageStatus.ACTIVE)
-        shown = fit(everything, limit, self.tokenizer_fn)
+        end = ending(self.memos, lambda turns: len(fit(turns, limit, self.tokenizer_fn)) < len(turns))
         asked = (
-            next((m for m in reversed(everything) if m.role == MessageRole.USER), None)
-            if input is None
-            else input
+            next((m for m in reversed(end) if m.role == MessageRole.USER), None) if input is None else input
         )
-        least = fit(everything, 0, self.tokenizer_fn)  # the last turn comes before recalled memories
-        note = self._recalled(text_of(asked), shown, limit - self._count(least))
-        return [*note, *(fit(everything, limit - self._count(note), self.tokenizer_fn) if note else shown)]
+        least = self._count(fit(end, 0, self.tokenizer_fn))  # the last turn comes before recalled memories
+        shown = fit(end, limit, self.tokenizer_fn)
+        while True:  # a note may push out a turn, and what that said belongs into the note then
+            note = self._recalled(text_of(asked), shown, limit - least)
+            kept = fit(end, limit - self._count(note), self.tokenizer_fn)
+            if len(kept) >= len(shown):
+                return [*note, *shown]
+            shown = kept
 
     def get_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
         """The session's messages, oldest first. Messages another framework stored are read by role and text.

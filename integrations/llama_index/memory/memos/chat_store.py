@@ -9,6 +9,7 @@ from typing import Any
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS
 from memos_core.reader import MESSAGES
+from memos_core.vault.rows import MAX_NAME
 
 try:
     from llama_index.core.base.llms.types import ChatMessage
@@ -18,8 +19,18 @@ try:
 except ImportError:
     raise missing_extra("llama-index-core", "llama-index") from None
 
-from llama_index.memory.memos.history import ANY, REPLACING, add, cubes, read, remove, replace
-from llama_index.memory.memos.messages import from_cube
+from llama_index.memory.memos.history import (
+    ANY,
+    INSERTING,
+    add,
+    at,
+    count,
+    cubes,
+    read,
+    remove,
+    replace,
+    take_oldest,
+)
 from llama_index.memory.memos.reopen import Locator
 
 _ACTIVE = MessageStatus.ACTIVE
@@ -36,7 +47,13 @@ class _Sessions(Locator):
         """
         if not isinstance(key, str) or not key.strip():  # no session would be all of the user's conversations
             raise InvalidArgument(f"key must be the name of a conversation, got {key!r:.80}")
-        return self.memos.scoped(session=key)
+        memos = self.memos
+        try:
+            if (size := len(key.encode(errors="surrogatepass"))) > MAX_NAME:
+                raise InvalidArgument(f"key must have at most {MAX_NAME:,} bytes as UTF-8, it has {size:,}")
+            return memos.scoped(session=key)
+        except InvalidArgument as err:
+            raise InvalidArgument(str(err).replace("session", "key", 1)) from None
 
     def _keys(self) -> list[str]:
         spaces = self.memos.namespaces((MESSAGES,), states=ANY)
@@ -47,10 +64,7 @@ class _Sessions(Locator):
         if isinstance(idx, bool) or not isinstance(idx, int):
             raise InvalidArgument(f"idx must be a position in the conversation, got {idx!r:.80}")
         view = self._of(key)
-        found = cubes(view, status)
-        if not -len(found) <= idx < len(found):
-            return None
-        gone = remove(view, [found[idx]])
+        gone = remove(view, at(view, idx, status))
         return gone[0] if gone else None
 
 
@@ -90,7 +104,7 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
 
     async def count_messages(self, key: str, status: MessageStatus | None = _ACTIVE) -> int:
         """How many messages of a key have a status."""
-        return len(await asyncio.to_thread(lambda: cubes(self._of(key), status)))
+        return await asyncio.to_thread(lambda: count(self._of(key), status))
 
     async def add_message(self, key: str, message: ChatMessage, status: MessageStatus = _ACTIVE) -> None:
         """Store one message; see `add_messages`."""
@@ -132,7 +146,7 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
         """Delete the oldest `n` active messages of a key and return them."""
 
         def delete(view: MemOS) -> list[ChatMessage]:
-            return remove(view, cubes(view, _ACTIVE, n))
+            return take_oldest(view, _number(n), view.delete)
 
         return await asyncio.to_thread(lambda: delete(self._of(key)))
 
@@ -140,10 +154,7 @@ class MemOSChatStore(_Sessions, AsyncDBChatStore):  # type: ignore[misc]
         """Archive the oldest `n` active messages of a key, in one transaction, and return them."""
 
         def archive(view: MemOS) -> list[ChatMessage]:
-            oldest = cubes(view, _ACTIVE, n)
-            if oldest:
-                view.archive([cube.id for cube in oldest])
-            return [from_cube(cube) for cube in oldest]
+            return take_oldest(view, _number(n), view.archive)
 
         return await asyncio.to_thread(lambda: archive(self._of(key)))
 
@@ -191,7 +202,7 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
         if idx is None:
             add(self._of(key), [message])
         else:
-            with REPLACING:
+            with INSERTING:
                 messages = self.get_messages(key)
                 messages.insert(idx, message)
                 replace(self._of(key), messages, which=_ACTIVE)
@@ -216,6 +227,12 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
     def persist(self, persist_path: str = "", fs: Any = None) -> None:
         """Nothing is left to do: a message is on the disk when the call that stores it returns. Takes what
         `SimpleChatStore.persist` takes, for programs that call it, and writes no file."""
+
+
+def _number(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise InvalidArgument(f"n must be how many messages, 0 or more, got {n!r:.80}")
+    return n
 
 
 # The table from which the older buffers restore their store by its name.

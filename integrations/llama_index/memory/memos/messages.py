@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,7 @@ from memos_core.cube import MemCube, Message, dump_json
 from memos_core.errors import InvalidArgument
 
 Tokenizer = Callable[[str], Sequence[Any]]
-_SYSTEM = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
+SYSTEM = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
 _ROLES = {role.value for role in MessageRole}
 # What a picture, recording or file costs in a prompt, as `llama_index.core.memory.Memory` estimates it.
 _MEDIA_TOKENS = {"image": 256, "audio": 256, "video": 256, "document": 2048}
@@ -37,13 +38,40 @@ def to_core(message: ChatMessage, index: int) -> Message:
 
 
 def from_cube(cube: MemCube) -> ChatMessage:
-    """The message of a cube, from LlamaIndex's own form where it has that, else from its role and text."""
+    """The message of a cube, from LlamaIndex's own form where it has that, else from its role and text and, of
+    LangChain's, its tool calls."""
     stored: Any = cube.json_data
     role, raw = stored["role"], stored.get("raw")
     if isinstance(raw, dict) and "role" in raw and isinstance(raw.get("blocks"), list):
         with suppress(ValueError):  # a block that this release of LlamaIndex does not know
             return ChatMessage.model_validate(raw)
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        if found := _of_langchain(stored["content"], raw):
+            return found
     return ChatMessage(role=role if role in _ROLES else MessageRole.ASSISTANT, content=stored["content"])
+
+
+def _of_langchain(content: str, raw: Any) -> ChatMessage | None:
+    """A call of tools, or what one answered, from LangChain's form of it: without their ids no model takes the two."""
+    kind, data = raw["type"], raw["data"]
+    if kind == "tool":
+        about = {"tool_call_id": data["tool_call_id"], **({"name": data["name"]} if data.get("name") else {})}
+        return ChatMessage(role=MessageRole.TOOL, content=content, additional_kwargs=about)
+    if kind != "ai" or not data["tool_calls"]:
+        return None
+    calls = [(call["id"], call["name"], call["args"]) for call in data["tool_calls"]]
+    blocks = [
+        {"block_type": "tool_call", "tool_call_id": id_, "tool_name": name, "tool_kwargs": args}
+        for id_, name, args in calls
+    ]
+    said = [{"block_type": "text", "text": content}] if content else []
+    with suppress(ValueError):
+        return ChatMessage.model_validate({"role": MessageRole.ASSISTANT, "blocks": [*said, *blocks]})
+    openai = [  # llama-index-core 0.13 has no blocks for them
+        {"id": id_, "type": "function", "function": {"name": name, "arguments": json.dumps(args)}}
+        for id_, name, args in calls
+    ]
+    return ChatMessage(role=MessageRole.ASSISTANT, content=content, additional_kwargs={"tool_calls": openai})
 
 
 def text_of(message: str | ChatMessage | None) -> str:
@@ -77,7 +105,7 @@ def fit(messages: Sequence[ChatMessage], limit: int, tokenizer: Tokenizer) -> li
         messages: oldest first. limit: in tokens.
     """
     starts = [i for i, m in enumerate(messages) if m.role == MessageRole.USER]
-    head = next((i for i, m in enumerate(messages) if m.role not in _SYSTEM), len(messages))
+    head = next((i for i, m in enumerate(messages) if m.role not in SYSTEM), len(messages))
     left = limit - sum(count_tokens(m, tokenizer) for m in messages[:head])
     kept, end = len(messages), len(messages)
     for start in reversed(starts):

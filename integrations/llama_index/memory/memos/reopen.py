@@ -57,7 +57,10 @@ class Locator(BaseModel):
             data |= {"vault": view.url or IN_MEMORY, "embedder": view.embedder, **view.scope.model_dump()}
             if view.principal.clearance is not None:
                 data["clearance"] = sorted(view.principal.clearance)
-        super().__init__(**data)
+        try:
+            super().__init__(**data)
+        except ValidationError as err:
+            raise InvalidArgument(validation_message(err)) from None
         self._memos = view
 
     @property
