@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -260,6 +261,8 @@ class ChromaIndex:
         fields = [{"tenant": tenant, "user": user} for tenant, user in scopes]
         with _failures():
             self._collection.upsert(ids=list(ids), embeddings=vectors, metadatas=fields)
+            if isinstance(self._place, Path):
+                _clear_unused(self._place)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Forget vectors; unknown ids are ignored."""
@@ -300,9 +303,38 @@ class ChromaIndex:
                     AttributeError
                 ):  # a server's client has nothing to close in some releases
                     self._client.close()
+                if isinstance(self._place, Path):
+                    _clear_unused(self._place)
             finally:
                 if self._lock is not None:
                     self._lock.release()
+
+
+def _clear_unused(folder: Path) -> None:
+    """Overwrite the room for vectors to come in Chroma's files. It writes that as it finds it in memory, with what was
+    there before: vectors that were erased, for instance. Only while Chroma does nothing; it writes within its calls.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    for header in folder.glob("*/header.bin"):
+        about = header.read_bytes()
+        if len(about) < _HEADER.size or (found := _HEADER.unpack_from(about))[0] != 1:
+            continue
+        _, _, _, count, size = found
+        for name, each in (("data_level0.bin", size), ("length.bin", 4)):
+            file = header.with_name(name)
+            if file.exists() and file.stat().st_size > count * each:
+                with file.open("r+b") as stream:
+                    stream.seek(count * each)
+                    rest = stream.read()
+                    if any(rest):
+                        stream.seek(count * each)
+                        stream.write(bytes(len(rest)))
+
+
+# Of hnswlib's files: version, offset, room for elements, elements, bytes of each.
+_HEADER = struct.Struct("<iQQQQ")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from support import bag_of_words, environment, run_script
 from memos_core import MemOS
 from memos_core.errors import InvalidArgument
 from memos_core.retrieval import ann, retriever
+from memos_core.retrieval.chroma import ChromaIndex
 
 pytest.importorskip("chromadb")
 
@@ -347,3 +348,17 @@ def test_a_server_that_goes_away_and_comes_back(
 def test_what_is_no_server_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidArgument, match="index must be"):
         open_(tmp_path, url)
+
+
+def test_the_room_for_vectors_to_come_holds_nothing_of_what_was_in_memory(tmp_path: Path) -> None:
+    for n in range(30):
+        dims = 128
+        junk = [np.full(size, 7, np.uint8) for size in range(30_000, 120_000, 2_000)]
+        del junk  # freed, and as likely as not what the next one is given
+        index = ChromaIndex(tmp_path / f"c{n}", "e", "v")
+        index.add(["one"], [("t", "u")], np.ones((1, dims), np.float32))
+        files = [*(tmp_path / f"c{n}").glob("*/data_level0.bin"), *(tmp_path / f"c{n}").glob("*/length.bin")]
+        assert files
+        assert not any(any(file.read_bytes()) for file in files)  # the vector itself is in Chroma's log
+        index.close()
+        assert not any(any(file.read_bytes()) for file in files)
