@@ -128,7 +128,7 @@ class Core:
         found: dict[str, list[str]] = {}
         for cube in cubes:
             if policy.covers(cube) and cube.text.strip():
-                where = CubeFilter(cube.scope.model_copy(update={"session": None}), kinds=["plaintext"])
+                where = CubeFilter(cube.scope.home, kinds=["plaintext"])
                 near = self.retriever.near(cube.text, where, policy.similarity)
                 found[cube.id] = [id_ for id_ in near if id_ != cube.id]
         return found

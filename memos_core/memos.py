@@ -333,7 +333,7 @@ class MemOS(Memory, Items, Versions, Governed):
     def _new_statements(self, statements: list[MemCube], again: bool) -> list[MemCube]:
         if not statements:
             return []
-        about = self._scope.model_copy(update={"agent": None, "session": None})
+        about = self._scope.home.model_copy(update={"agent": None})
         which = CubeFilter(
             about,
             namespace=(MEMORIES,),
@@ -354,7 +354,8 @@ class MemOS(Memory, Items, Versions, Governed):
         return self.find(namespace=(MESSAGES,), types=["message"])
 
     def recall(self, query: str, *, k: int = 5, accept: Callable[[MemCube], bool] | None = None) -> list[Hit]:
-        """The user's memories for a question: `search` across the user's sessions, for a prompt.
+        """The user's memories for a question: `search` across the user's sessions, for a prompt. A session of no user
+        recalls its own, and what belongs to no session (see `Scope.home`).
 
         Args:
             accept: an extra condition, e.g. `memos_core.prompt.unsaid` of the conversation the prompt shows.
@@ -363,10 +364,9 @@ class MemOS(Memory, Items, Versions, Governed):
             raise InvalidArgument(f"query must be a text, got {query!r:.80}")
         if not query.strip():
             return []
-        about = self._scope.model_copy(update={"session": None})
-        return type(self)(self._core, about, self._principal, self._actor.adapter).search(
-            query, k=k, accept=accept
-        )
+        view = type(self)(self._core, self._scope.home, self._principal, self._actor.adapter)
+        view._sessionless = True
+        return view.search(query, k=k, accept=accept)
 
     def prompt(self, messages: Sequence[ChatMessage], *, k: int = 2, room_for: int = 0) -> Prompt:
         """Lay out a prompt with memory in it, stable parts first: the session's resident memory behind the

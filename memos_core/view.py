@@ -23,6 +23,7 @@ class View:
         self._scope = effective_scope(principal, scope)
         self._principal = principal
         self._actor = Actor(principal.label, adapter)
+        self._sessionless = False  # whether it sees what belongs to no session, beside its own
 
     @property
     def scope(self) -> Scope:
@@ -57,7 +58,7 @@ class View:
             parts["not_types"] = arguments.names(parts["not_types"], "not_types")
         if parts.get("states") is not None:
             parts["states"] = _states(parts["states"])
-        return CubeFilter(self._scope, self._principal.clearance, **parts)
+        return CubeFilter(self._scope, self._principal.clearance, sessionless=self._sessionless, **parts)
 
     def _everything(self, granted: Right | None = None) -> CubeFilter:
         """All that this view may see, in whatever state."""

@@ -231,3 +231,25 @@ def test_tool_calls_of_llama_index_are_whole_in_langchain(memos: MemOS, form: st
     assert [{k: c[k] for k in CALL} for c in called.tool_calls] == [CALL]  # type: ignore[literal-required]
     assert isinstance(answered, ToolMessage)
     assert (answered.tool_call_id, answered.content) == ("call_1", "Petrel")
+
+
+def test_sessions_of_no_user_do_not_leak_whatever_the_adapter(memos: MemOS) -> None:
+    """People swap the class and leave the user out: then nobody's words stand in another's conversation."""
+    secret = "My boat is called Petrel."
+    model = GenericFakeChatModel(messages=iter([AIMessage("Noted."), AIMessage("I do not know.")]))
+    agent = create_agent(model, middleware=[MemOSMiddleware(memos)])
+    thread: dict[str, Any] = {"configurable": {"thread_id": "hers"}}
+    agent.invoke({"messages": [HumanMessage(secret)]}, thread)
+    LlamaMemory.from_defaults(memos, session_id="hers too").put(ChatMessage(role="user", content=secret))
+    MemOSMemory(memos=memos, session="hers three").save_context({"input": secret}, {"output": "Noted."})
+    told = [
+        LlamaMemory.from_defaults(memos, session_id="his").get(QUESTION),
+        MemOSMemory(memos=memos, session="his").load_memory_variables({"input": QUESTION}),
+        asyncio.run(
+            MemOSMemoryBlock(memos, session="his").aget([ChatMessage(role="user", content=QUESTION)])
+        ),
+        agent.invoke({"messages": [HumanMessage(QUESTION)]}, {"configurable": {"thread_id": "his"}}),
+        memos.scoped(session="his").prompt([{"role": "user", "content": QUESTION}]),
+    ]
+    assert "Petrel" not in str(told)
+    assert "Petrel" in str(LlamaMemory.from_defaults(memos, session_id="hers too").get(QUESTION))

@@ -61,6 +61,12 @@ class Scope(BaseModel):
             update[name] = value
         return type(self).model_validate({**self.model_dump(), **update})
 
+    @property
+    def home(self) -> Self:
+        """Where what is remembered in this scope counts: in every session of its user. A session of no user is by
+        itself, because nobody knows who speaks in the others."""
+        return self if self.user is None else self.model_copy(update={"session": None})
+
     def contains(self, other: Scope) -> bool:
         """Whether a memory of scope `other` may be written by whoever holds this one."""
         return (self.user == ANY_USER or self.user in (None, other.user)) and all(

@@ -112,7 +112,7 @@ class MemReader:
         return MemCube(
             scope=episode.scope,
             namespace=(MEMORIES,),
-            key=statement_key(structure_text(structure), episode.scope.agent),
+            key=statement_key(structure_text(structure), _keeper(episode.scope)),
             payload=Plaintext(
                 text=structure_text(structure),
                 data=structure,
@@ -132,10 +132,20 @@ class MemReader:
         )
 
 
-def statement_key(text: str, agent: str | None = None) -> str:
+def _keeper(scope: Scope) -> str | None:
+    """Who keeps statements of their own within the user, or within nobody."""
+    session = scope.home.session
+    return scope.agent if session is None else f"{scope.agent or ''}\x1f{session}"
+
+
+def statement_key(text: str, keeper: str | None = None) -> str:
     """The key of a statement: the same words, whatever their case and spacing, have the same key. Each agent
-    keeps its own: one does not see what another was told."""
-    words = " ".join(text.casefold().split()) + (f"\x1f{agent}" if agent else "")
+    keeps its own: one does not see what another was told. So does each session of no user.
+
+    Args:
+        keeper: the agent, or agent and session.
+    """
+    words = " ".join(text.casefold().split()) + (f"\x1f{keeper}" if keeper else "")
     return blake2b(words.encode(errors="replace"), digest_size=16).hexdigest()
 
 

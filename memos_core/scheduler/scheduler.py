@@ -108,6 +108,7 @@ class MemScheduler:
             )
         if gone:
             self._submit("house", None, self._keep_house)
+            self._submit("index", None, self._index)
 
     def turn(self, scope: Scope, system: str | None = None) -> None:
         """A turn of this scope ended: prepare the next one.
@@ -128,6 +129,10 @@ class MemScheduler:
         # Not at once: a graph's steps follow one another, and each would share its time with this.
         self._submit("index", None, self._index, delay=_TURN_DELAY)
         self._submit("house", None, self._keep_house, delay=_TURN_DELAY)
+        if (
+            scope.home.session is not None
+        ):  # of nobody: what stands in front of its prompts is its conversation
+            home = scope.home
         self._submit("turn", home, lambda: self._prepare(home), delay=_TURN_DELAY)
 
     def attach(self, engine: PrefixEngine | Server) -> None:
@@ -144,7 +149,7 @@ class MemScheduler:
     def resident(self, scope: Scope, clearance: frozenset[str] | None = None) -> list[MemCube]:
         """The memories resident in this scope's session, in prompt order: those of the plan the session began
         with, as they are now; what was deleted, holds no more or may not be read is left out."""
-        if scope.user == ANY_USER:
+        if scope.user == ANY_USER or scope.home.session is not None:
             return []
         try:
             plan = self._vault.plans.for_session(scope)
@@ -330,6 +335,8 @@ class MemScheduler:
             self._look_at = time.monotonic() + _LOOK_EVERY
 
     def _plan(self, scope: Scope) -> Plan | None:
+        if scope.session is not None:
+            return None
         started = time.perf_counter()
         current = self._vault.plans.current(scope)
         system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)

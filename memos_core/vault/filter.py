@@ -32,6 +32,7 @@ class CubeFilter:
         kinds: payload kinds. states: life-cycle states (default: the live ones).
         ids, keys: exactly these. expired: also what has outlived its ttl.
         valid_at: what held at this moment; None: whenever.
+        sessionless: also cubes of no session, where the scope names one.
     """
 
     scope: Scope
@@ -47,6 +48,7 @@ class CubeFilter:
     keys: Sequence[str] | None = None
     expired: bool = False
     valid_at: datetime | None = None
+    sessionless: bool = False
 
     def where(self) -> ColumnElement[bool]:
         """The filter as one SQL condition on `cubes`; every value is a bound parameter. See also
@@ -113,7 +115,8 @@ class CubeFilter:
         return (
             scope.tenant == mine.tenant
             and mine.user in (ANY_USER, scope.user)
-            and all(getattr(mine, p) in (None, getattr(scope, p)) for p in ("agent", "session"))
+            and mine.agent in (None, scope.agent)
+            and (mine.session in (None, scope.session) or (self.sessionless and scope.session is None))
         )
 
     def cleared(self, cube: MemCube) -> bool:
@@ -125,7 +128,11 @@ class CubeFilter:
         own: list[ColumnElement[bool]] = [c.tenant == s.tenant]
         if s.user != ANY_USER:
             own.append(c.user == (s.user or ""))
-        own += [c[p] == getattr(s, p) for p in ("agent", "session") if getattr(s, p) is not None]
+        if s.agent is not None:
+            own.append(c.agent == s.agent)
+        if s.session is not None:
+            here = c.session == s.session
+            own.append(or_(here, c.session == "") if self.sessionless else here)
         allowed = and_(*own)
         if self.granted is not None and s.user not in (None, ANY_USER):
             others = granted_ids(s.tenant, s.user, self.granted)

@@ -177,6 +177,7 @@ def _form(which: CubeFilter) -> Hashable:
         None if which.states is None else tuple(which.states),
         which.expired,
         which.valid_at is None,
+        which.sessionless,
     )
 
 

@@ -125,10 +125,10 @@ class Writer:
         return self.find(and_(self._beside(cube), t.cubes.c.content_hash == content_hash(cube)))
 
     def beside(self, cube: MemCube) -> CubeFilter:
-        """The live cubes of the same user and agent, and of all agents where it has none. What the principal may
+        """The live cubes of the same user and agent, and of all agents where it has none; of no user, those of the same
+        session. What the principal may
         not read does not exist for it: it is no duplicate, and nothing contradicts it."""
-        scope = cube.scope.model_copy(update={"session": None})
-        return CubeFilter(scope, self._clearance, kinds=["plaintext"])
+        return CubeFilter(cube.scope.home, self._clearance, kinds=["plaintext"])
 
     def _beside(self, cube: MemCube) -> ColumnElement[bool]:
         return and_(self.beside(cube).where(), t.cubes.c.agent == (cube.scope.agent or ""))

@@ -51,3 +51,45 @@ def test_tenants_share_nothing(tmp_path: Any) -> None:
             assert two.audit_log() == []
             two.write("another", key="k")
         assert one.read(cube.id).text == "a secret of tenant one"
+
+
+# -- sessions of no user: nobody knows who speaks in them ------------------------------------------------------
+
+
+def told(view: MemOS, *texts: str) -> None:
+    view.remember([{"role": "user", "content": text} for text in texts])
+
+
+def recalled(view: MemOS, question: str = "what is known, who lives where, who likes figs?") -> set[str]:
+    return {hit.cube.text for hit in view.recall(question, k=20)}
+
+
+def test_a_session_of_no_user_is_by_itself(memos: MemOS) -> None:
+    one, two = memos.scoped(session="one"), memos.scoped(session="two")
+    told(one, "I live in Oslo.", "I like figs a lot.")
+    told(two, "I live in Rome.", "I like figs a lot.")
+    for view, town in ((one, "I live in Oslo."), (two, "I live in Rome.")):
+        assert recalled(view) == {town, "I like figs a lot."}  # nothing of the other, nothing ended by it
+        view.turn_finished()
+    assert memos.scheduler.wait_idle()
+    for view in (one, two):
+        assert view.prompt([{"role": "user", "content": "Hello?"}], k=0).resident == ()
+    assert recalled(memos.scoped(session="three")) == set()
+
+
+def test_what_belongs_to_no_session_is_known_in_all_of_no_user(memos: MemOS) -> None:
+    memos.write("the office opens at nine")
+    memos.scoped(user="maya", session="one").write("maya likes figs")
+    memos.scoped(session="one").write("somebody likes figs")
+    assert recalled(memos.scoped(session="one")) == {"the office opens at nine", "somebody likes figs"}
+    assert recalled(memos.scoped(session="two")) == {"the office opens at nine"}
+    assert recalled(memos.scoped(user="maya", session="two")) == {"maya likes figs"}
+    assert recalled(memos.scoped(user="tom", session="one")) == set()
+
+
+def test_a_users_sessions_know_of_each_other(memos: MemOS) -> None:
+    one, two = memos.scoped(user="maya", session="one"), memos.scoped(user="maya", session="two")
+    told(one, "I live in Oslo.")
+    assert recalled(two) == {"I live in Oslo."}
+    told(two, "I live in Rome.")
+    assert recalled(one) == recalled(two) == {"I live in Rome."}
