@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from memos_core import arguments
 from memos_core.core import Core
@@ -24,6 +24,24 @@ class View:
         self._principal = principal
         self._actor = Actor(principal.label, adapter)
         self._sessionless = False  # whether it sees what belongs to no session, beside its own
+
+    def __copy__(self) -> Self:
+        """A view is a handle on the open vault: a copy of what holds it works on the same one."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """See `__copy__`."""
+        return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Refuse to be pickled.
+
+        Raises:
+            InvalidArgument: always.
+        """
+        raise InvalidArgument(
+            "an open MemOS cannot be pickled or sent to another process; open its url there with MemOS.open"
+        )
 
     @property
     def scope(self) -> Scope:

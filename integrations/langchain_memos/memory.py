@@ -120,6 +120,18 @@ class MemOSMemory(BaseChatMemory):
         """The session's whole conversation as text."""
         return self._as_str(self.chat_memory.messages)
 
+    async def abuffer(self) -> str | list[BaseMessage]:
+        """Async form of `buffer`."""
+        return await self.abuffer_as_messages() if self.return_messages else await self.abuffer_as_str()
+
+    async def abuffer_as_messages(self) -> list[BaseMessage]:
+        """Async form of `buffer_as_messages`."""
+        return await self.chat_memory.aget_messages()
+
+    async def abuffer_as_str(self) -> str:
+        """Async form of `buffer_as_str`."""
+        return self._as_str(await self.chat_memory.aget_messages())
+
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What to put into the prompt for these inputs.
 
@@ -137,9 +149,14 @@ class MemOSMemory(BaseChatMemory):
         """
         everything = self.chat_memory.messages
         shown = self._recent(everything, self.max_token_limit)
-        note = self._recalled(self._question(inputs), shown)
-        if note and self.max_token_limit is not None:
-            shown = self._recent(everything, self.max_token_limit - count_tokens_approximately(note))
+        while True:  # a note may push out messages, and what they said belongs into the note then
+            note = self._recalled(self._question(inputs), shown)
+            if not note or self.max_token_limit is None:
+                break
+            kept = self._recent(everything, self.max_token_limit - count_tokens_approximately(note))
+            if len(kept) >= len(shown):
+                break
+            shown = kept
         if self.facts_key is not None:
             return {self.memory_key: self._as_asked([], shown), self.facts_key: self._as_asked(note, [])}
         return {self.memory_key: self._as_asked(note, shown)}

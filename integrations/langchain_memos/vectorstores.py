@@ -154,13 +154,44 @@ class MemOSVectorStore(VectorStore):
             InvalidArgument: the vault has no embedder.
         """
         model, cubes = self._memos.embedding, [hit.cube for hit in self._hits(query, fetch_k, filter)]
-        if not cubes:
-            return []
-        vectors = model.embed_documents([cube.text for cube in cubes])
-        chosen = maximal_marginal_relevance(
-            np.asarray(model.embed_query(query)), list(vectors), lambda_mult=lambda_mult, k=k
-        )
+        return self._diverse(cubes, model.embed_query(query), k, lambda_mult) if cubes else []
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, *, filter: Filter | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """See `VectorStore.similarity_search_by_vector`.
+
+        Args:
+            embedding: of the vault's embedder, see `embeddings`.
+
+        Raises:
+            InvalidArgument: it is of another length, or the vault has no embedder.
+        """
+        return [_of(cube) for cube in self._nearest(embedding, k, filter)]
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Filter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """See `VectorStore.max_marginal_relevance_search_by_vector`. Raises as `similarity_search_by_vector`."""
+        cubes = self._nearest(embedding, fetch_k, filter)
+        return self._diverse(cubes, np.asarray(embedding), k, lambda_mult) if cubes else []
+
+    def _diverse(self, cubes: Sequence[MemCube], query: Any, k: int, lambda_mult: float) -> list[Document]:
+        vectors = self._memos.embedding.embed_documents([cube.text for cube in cubes])
+        chosen = maximal_marginal_relevance(np.asarray(query), list(vectors), lambda_mult=lambda_mult, k=k)
         return [_of(cubes[i]) for i in chosen]
+
+    def _nearest(self, embedding: Sequence[float], k: int, filter: Filter | None) -> list[MemCube]:
+        accept = None if filter is None else lambda cube: _meets(_of(cube), filter)
+        hits = self._memos.nearest(embedding, k=k, namespace=self._namespace, types=[DOCUMENT], accept=accept)
+        return [hit.cube for hit in hits]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return float  # scores are relevances already

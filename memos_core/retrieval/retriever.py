@@ -323,6 +323,43 @@ class Retriever:
                 best = _best(best, pool)
         return _best(best, pool)
 
+    def nearest(
+        self,
+        vector: Sequence[float],
+        which: CubeFilter,
+        *,
+        k: int = 10,
+        accept: Callable[[MemCube], bool] | None = None,
+    ) -> list[Hit]:
+        """The cubes nearest to a vector of the vault's embedder, nearest first. Its length does not count.
+
+        Raises:
+            InvalidArgument: there is no embedder, or it makes vectors of another length.
+        """
+        if self.embedder is None:
+            raise InvalidArgument("vector: this vault has no embedder, so nothing can be compared with it")
+        if self._dims is None:
+            self._question("a")  # to learn how long its vectors are
+        given = np.asarray(vector, np.float32)
+        size = float(np.linalg.norm(given))
+        if given.shape != (self._dims,) or not np.isfinite(size) or not size:
+            raise InvalidArgument(
+                f"vector must be {self._dims} finite numbers, not all 0, as the vault's embedder makes them"
+            )
+        given = given / size
+        unstored, pool = self._bring_in(which, given), max(_POOL, k)
+        while True:
+            found = {**self._semantic(given, which, pool), **unstored}
+            cubes = self.vault.get(which, list(found))
+            hits = [
+                Hit(cubes[id_], max(0.0, score), score, None)
+                for id_, score in sorted(found.items(), key=lambda x: (-x[1], x[0]))
+                if id_ in cubes and (accept is None or accept(cubes[id_]))
+            ]
+            if len(hits) >= k or len(found) < pool:
+                return hits[:k]
+            pool *= 4
+
     def near(self, text: str, which: CubeFilter, similarity: float, limit: int = 10) -> list[str]:
         """The cubes whose meaning is nearest to a text, of at least this cosine, nearest first, by id."""
         vector = self._question(text)

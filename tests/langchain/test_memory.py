@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -188,6 +190,48 @@ def test_message_and_token_limits(memos: MemOS) -> None:
     tiny = MemOSMemory(memos=memos, user="a", session="s", return_messages=True, max_token_limit=5)
     assert tiny.load_memory_variables({"input": "walks"})["history"] == []
     assert len(memory.buffer) == 40
+
+
+def test_a_fact_whose_message_the_note_pushes_out_stands_in_the_note(memos: MemOS) -> None:
+    for n in range(6):
+        memos.scoped(user="a").write(Fact(statement=f"I like tea number {n} very much indeed."))
+    MemOSMemory(memos=memos, user="a", session="s").save_context(
+        {"input": "My boat is called Petrel."}, {"output": "Nice."}
+    )
+    MemOSMemory(memos=memos, user="a", session="s").save_context({"input": "Hm."}, {"output": "Well."})
+    pushed = 0
+    for limit in range(20, 160):
+        memory = MemOSMemory(
+            memos=memos, user="a", session="s", k=9, return_messages=True, max_token_limit=limit
+        )
+        shown = memory.load_memory_variables({"input": "Which tea, and what is my boat called?"})["history"]
+        told = [str(m.content) for m in shown]
+        assert sum("Petrel" in text for text in told) <= 1, limit
+        if limit > 60 and not any("boat" in str(m.content) for m in shown if m.type == "human"):
+            assert "Petrel" in told[0], limit
+            pushed += 1
+    assert pushed
+
+
+async def test_what_callers_of_the_buffer_memory_use_is_there(memos: MemOS) -> None:
+    memory = MemOSMemory(memos=memos, user="a", session="s")
+    memory.chat_memory.add_user_message("Hello")
+    memory.chat_memory.add_ai_message("Hi")
+    text, messages = "Human: Hello\nAI: Hi", memory.buffer_as_messages
+    assert (memory.buffer, await memory.abuffer(), await memory.abuffer_as_str()) == (text,) * 3
+    assert await memory.abuffer_as_messages() == messages
+    copies = [copy.copy(memory), copy.deepcopy(memory), memory.model_copy(deep=True)]
+    for one in copies:
+        assert one.load_memory_variables({}) == {"history": text}
+        assert one.memos is memory.memos  # the vault is open once
+    copies[0].save_context({"input": "again"}, {"output": "yes"})
+    assert memory.buffer == f"{text}\nHuman: again\nAI: yes"
+    assert (
+        memory.model_copy(update={"return_messages": True}).load_memory_variables({})["history"][0].content
+        == "Hello"
+    )
+    with pytest.raises(InvalidArgument, match=r"cannot be pickled"):
+        pickle.dumps(memory)
 
 
 def test_clear_deletes_the_sessions_conversation_and_keeps_facts(memos: MemOS) -> None:

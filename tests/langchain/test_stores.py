@@ -135,6 +135,33 @@ def test_filters_and_diversity(memos: MemOS) -> None:
     )
 
 
+def test_searching_by_a_vector(memos: MemOS) -> None:
+    store = MemOSVectorStore(memos.scoped(user="maya"))
+    memos.scoped(user="tom").write("the heron eats fish")
+    memos.scoped(user="maya").write("a heron is a memory here and no document")
+    store.add_texts(
+        ["the heron eats", "the heron eats at dawn", "a boat sails"], [{"n": n} for n in range(3)]
+    )
+    assert store.embeddings is not None
+    vector = store.embeddings.embed_query("the heron eats")
+    by_text, by_vector = (
+        store.similarity_search("the heron eats", k=2),
+        store.similarity_search_by_vector(vector, k=2),
+    )
+    assert by_text == by_vector
+    assert store.similarity_search_by_vector([5 * x for x in vector], k=2) == by_vector
+    [found] = store.similarity_search_by_vector(vector, k=9, filter={"n": 1})
+    assert found.page_content == "the heron eats at dawn"
+    assert store.max_marginal_relevance_search_by_vector(vector, k=2, lambda_mult=0.1) == (
+        store.max_marginal_relevance_search("the heron eats", k=2, lambda_mult=0.1)
+    )
+    for wrong in (vector[:-1], [0.0] * len(vector), [float("nan")] * len(vector), [*vector, 1.0]):
+        with pytest.raises(InvalidArgument, match=r"^vector must be"):
+            store.similarity_search_by_vector(wrong)
+    with MemOS.open(":memory:", embedder=None) as plain, pytest.raises(InvalidArgument, match=r"no embedder"):
+        MemOSVectorStore(plain).similarity_search_by_vector(vector)
+
+
 def test_collections_and_users_are_apart(memos: MemOS) -> None:
     maya, bob = memos.scoped(user="maya"), memos.scoped(user="bob")
     one, two = MemOSVectorStore(maya), MemOSVectorStore(maya, namespace=("notes",))
