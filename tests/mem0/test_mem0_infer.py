@@ -238,7 +238,7 @@ def test_an_existing_configuration(
                 "Alice moved to Oslo in May 2024."
             ]
             assert "sk-" not in repr(memory.memos.embedder)
-    assert not recwarn.list
+    assert not [w for w in recwarn.list if "no effect" in str(w.message)]
     chats = [(key, body) for path, key, body in seen if path.endswith("/chat/completions")]
     assert [(body["model"], body["temperature"]) for _, body in chats] == [("m", 0.2)]
     assert chats[0][0] == "Bearer " + (
@@ -295,7 +295,7 @@ def test_azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.
             monkeypatch.setenv("EMBEDDING_AZURE_OPENAI_API_KEY", "sk-embed")
             assert len(memory.add("hello", user_id="alice")["results"]) == 2
             assert memory.search("Oslo", filters=ALICE, top_k=1)["results"]
-    assert not recwarn.list
+    assert not [w for w in recwarn.list if "no effect" in str(w.message)]
     asked = {(urlsplit(path).path, key) for path, key, _ in seen}
     assert asked == {
         ("/openai/deployments/mine/chat/completions", "sk-llm"),
