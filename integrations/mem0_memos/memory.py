@@ -332,9 +332,9 @@ class Memory:
             return {"results": []}
         while True:
             cubes = view.find(kinds=["plaintext"], not_types=NOT_MEMORIES, order="-created", limit=take)
-            found = [c for c in cubes if asked.accepts(c)]
+            found = [(c, payload) for c in cubes if (payload := asked.accepted(c)) is not None]
             if len(found) >= asked.top_k or len(cubes) < take:
-                return {"results": [record.listed_item(c) for c in found[: asked.top_k]]}
+                return {"results": [record.listed_item(*one) for one in found[: asked.top_k]]}
             take *= 4
 
     def search(
@@ -381,24 +381,37 @@ class Memory:
         if not query.strip():
             raise InvalidArgument("Invalid query: cannot be empty or whitespace-only.")
         view = self._view(asked.ids, reading=True)
-        hits = self._hits(view, query.strip(), asked, lowest) if asked.top_k else []
+        known: dict[str, record.Payload] = {}
+        hits = self._hits(view, query.strip(), asked, lowest, known) if asked.top_k else []
         period = times.period(query, at.date()) if at is not None else None
         if period is not None and asked.top_k:
-            within = self._hits(view, query.strip(), asked, lowest, period)
+            within = self._hits(view, query.strip(), asked, lowest, known, period)
             first = {hit.cube.id for _, hit in within}
             hits = [*within, *(found for found in hits if found[1].cube.id not in first)][: asked.top_k]
         return {
-            "results": [record.found_item(hit, score, lowest if explain else None) for score, hit in hits]
+            "results": [
+                record.found_item(hit, known[hit.cube.id], score, lowest if explain else None)
+                for score, hit in hits
+            ]
         }
 
     @staticmethod
     def _hits(
-        view: MemOS, query: str, asked: Request, lowest: float, period: times.Period | None = None
+        view: MemOS,
+        query: str,
+        asked: Request,
+        lowest: float,
+        known: dict[str, record.Payload],
+        period: times.Period | None = None,
     ) -> list[tuple[float, Hit]]:
+        """What is found, by its score; the fields of it are noted in `known`, by its id."""
         by_meaning, k = view.has_embedder, asked.top_k
 
         def accept(cube: MemCube) -> bool:
-            return (period is None or period.holds(record.said_at(cube))) and asked.accepts(cube)
+            payload = asked.accepted(cube) if period is None or period.holds(record.said_at(cube)) else None
+            if payload is not None:
+                known[cube.id] = payload
+            return payload is not None
 
         while True:
             hits = view.search(

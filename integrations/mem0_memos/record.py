@@ -68,9 +68,13 @@ def said_at(cube: MemCube) -> datetime:
     return (spoken or cube.header.descriptive.created_at).astimezone(UTC)
 
 
-def item_of(cube: MemCube) -> dict[str, Any]:
-    """A memory as `get` returns it."""
-    payload = payload_of(cube)
+def item_of(cube: MemCube, payload: Payload | None = None) -> dict[str, Any]:
+    """A memory as `get` returns it.
+
+    Args:
+        payload: its fields, where they are known.
+    """
+    payload = payload_of(cube) if payload is None else payload
     return {
         "id": cube.id,
         "memory": payload[TEXT],
@@ -83,20 +87,20 @@ def item_of(cube: MemCube) -> dict[str, Any]:
     }
 
 
-def listed_item(cube: MemCube) -> dict[str, Any]:
+def listed_item(cube: MemCube, payload: Payload) -> dict[str, Any]:
     """A memory as `get_all` returns it: without a score."""
-    item = item_of(cube)
+    item = item_of(cube, payload)
     del item["score"]
     return item
 
 
-def found_item(hit: Hit, score: float, threshold: float | None) -> dict[str, Any]:
+def found_item(hit: Hit, payload: Payload, score: float, threshold: float | None) -> dict[str, Any]:
     """A memory as `search` returns it.
 
     Args:
-        score: its similarity. threshold: the one applied, to add `score_details`; None adds none.
+        payload: its fields. score: its similarity. threshold: the one applied, to add `score_details`; None adds none.
     """
-    item = {**item_of(hit.cube), "score": score}
+    item = {**item_of(hit.cube, payload), "score": score}
     if threshold is not None:
         item["score_details"] = {
             "semantic_score": hit.similarity,

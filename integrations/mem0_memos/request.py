@@ -94,9 +94,10 @@ class Request:
             raise InvalidArgument(f"Invalid threshold: {threshold}. Must be between 0 and 1 (inclusive).")
         return float(threshold)
 
-    def accepts(self, cube: MemCube) -> bool:
-        """Whether a cube is to be shown."""
+    def accepted(self, cube: MemCube) -> record.Payload | None:
+        """The fields of a cube that is to be shown; None for others."""
         if self.at is not None and record.said_at(cube) > self.at:
-            return False
+            return None
         payload = record.payload_of(cube)
-        return (self.show_expired or not record.is_expired(payload, self.at)) and self.matches(payload)
+        shown = (self.show_expired or not record.is_expired(payload, self.at)) and self.matches(payload)
+        return payload if shown else None
