@@ -25,6 +25,7 @@ from memos_core.queries import Queries
 from memos_core.reader import MEMORIES
 from memos_core.settle import has_slot, settle_contradiction, settle_duplicate
 from memos_core.vault import CubeFilter, Right
+from memos_core.vault.vault import BRIEF
 from memos_core.view import distinct_ids
 
 # What a grant to write lets others change; the rest is its owner's.
@@ -177,7 +178,8 @@ class Memory(Queries):
             return []
         looks = duplicates is not None and duplicates.looks
         near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
-        with self._core.vault.writing(self._actor, self._principal.clearance) as writer:
+        brief = len(cubes) <= BRIEF and not isinstance(delete, CubeFilter) and len(delete) <= BRIEF
+        with self._core.vault.writing(self._actor, self._principal.clearance, brief=brief) as writer:
             writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
             if replacing is not None:
                 [current] = self._locked(writer, [replacing], granted="write")

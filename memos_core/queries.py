@@ -183,7 +183,7 @@ class Queries(View):
         """These cubes were handed out: counted, and logged where reads are audited."""
         self.scheduler.read(self._scope, [c.id for c in cubes])
         if self._core.audit_reads and cubes:
-            with self._core.vault.writing(self._actor) as writer:
+            with self._core.vault.writing(self._actor, brief=True) as writer:
                 writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
                 for cube in cubes:
                     writer.audit.add("read", cube)

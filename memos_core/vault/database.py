@@ -171,10 +171,12 @@ class Database(ABC):
         """A transaction that sees one state of the database and changes nothing (a context manager)."""
 
     @abstractmethod
-    def write(self, *, derived: bool = False) -> AbstractContextManager[Connection]:
+    def write(self, *, derived: bool = False, brief: bool = False) -> AbstractContextManager[Connection]:
         """A transaction that is committed whole when the block ends, or not at all (a context manager).
 
         Args:
+            brief: the block takes a few milliseconds and keeps nothing in memory of what it reads: it may be committed
+                together with others of its kind.
             derived: what is written can be made again: the commit does not wait for the disk. A power failure may
                 take it back, whole; nothing committed otherwise after it can survive without it.
         """

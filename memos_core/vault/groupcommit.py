@@ -73,7 +73,8 @@ class GroupCommit:
         """A block of writes, stored whole when this returns, or not at all.
 
         Args:
-            synced: the commit waits for the disk. alone: no other block may share its transaction.
+            synced: the commit waits for the disk. alone: no other block may share its transaction: it may take long,
+                and who is done would wait for it.
         """
         self._wait_for_turn(counted=synced and not alone)
         try:

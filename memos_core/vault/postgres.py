@@ -117,8 +117,9 @@ class Postgres(Database):
                 yield conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
-    def write(self, *, derived: bool = False) -> Iterator[Connection]:
-        """See `Database.write`. Writers of one user wait for each other at its row in `audit_heads`."""
+    def write(self, *, derived: bool = False, brief: bool = False) -> Iterator[Connection]:
+        """See `Database.write`. Writers of one user wait for each other at its row in `audit_heads`; of several users,
+        the server commits together what it can."""
         with self._sentences(), self.engine.connect() as conn, conn.begin():
             if derived:
                 conn.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")

@@ -154,16 +154,18 @@ class SQLite(Database):
                 self.engine = self._connect()
 
     @contextmanager
-    def write(self, *, derived: bool = False) -> Iterator[Connection]:
+    def write(self, *, derived: bool = False, brief: bool = False) -> Iterator[Connection]:
         """See `Database.write`."""
         # A vault in memory has nothing to wait for, and one connection for all.
-        alone = self.location.file is None
+        alone = not brief or self.location.file is None
         with self._sentences(), self._writes.block(synced=not derived, alone=alone) as conn:
             yield conn
 
     def _begin_write(self, synced: bool) -> tuple[Connection, RootTransaction]:
         conn, self._writer = self._writer or self.engine.connect(), None
         try:
+            if self._closed:  # while this waited for its turn
+                raise VaultError(f"the vault {self.location.label} is closed; open it again")
             conn.execution_options(memos_write=True)
             driver(conn).execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
             return conn, conn.begin()

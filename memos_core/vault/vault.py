@@ -63,6 +63,7 @@ _EARLIER = (
     .where(t.versions.c.cube_id == bindparam("the_id"))
     .order_by(t.versions.c.version)
 )
+BRIEF = 32  # cubes; a transaction of no more may share its commit
 _MAX_OWNERS = 64  # a user with grants from more than these is searched for in all of the tenant
 _ORDERS = {"created": t.cubes.c.id, "-created": t.cubes.c.id.desc(), "-updated": t.cubes.c.updated_at.desc()}
 
@@ -115,13 +116,16 @@ class Vault:
     # -- write ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, actor: Actor, clearance: frozenset[str] | None = None) -> Iterator[Writer]:
+    def writing(
+        self, actor: Actor, clearance: frozenset[str] | None = None, *, brief: bool = False
+    ) -> Iterator[Writer]:
         """One transaction: all that is done with the writer is stored when the block ends, or nothing of it.
 
         Args:
             actor: who does it. clearance: what it may read (see `CubeFilter`), and so replace.
+            brief: see `Database.write`.
         """
-        with self.db.write() as conn:
+        with self.db.write(brief=brief) as conn:
             writer = Writer(conn, self.db, self.structures, actor, clearance)
             yield writer
             writer.audit.flush()
@@ -170,7 +174,7 @@ class Vault:
         wanted = list(ids)
         if not wanted:
             return []
-        with self.writing(actor) as writer:
+        with self.writing(actor, brief=len(wanted) <= BRIEF) as writer:
             return writer.delete(wanted)
 
     def delete_where(self, which: CubeFilter, actor: Actor) -> list[MemCube]:

@@ -87,9 +87,21 @@ def test_writes_that_wait_for_each_other_share_a_commit(memos: MemOS, vault: Vau
     assert len(made) == 1
 
 
+def test_who_writes_little_does_not_wait_for_who_writes_much(memos: MemOS, vault: Vault) -> None:
+    memos.scheduler.stop()
+
+    def much(n: int) -> None:
+        memos.put([memos.cube(f"fact {n} {i}") for i in range(40)])
+
+    with commits(vault) as made, ThreadPoolExecutor(4) as pool:
+        list(pool.map(much, range(8)))
+    assert len(made) == 8
+    assert len(texts(memos)) == 320
+
+
 def test_a_write_that_fails_takes_nothing_else_with_it(memos: MemOS, vault: Vault) -> None:
     def spoiled(n: int) -> None:
-        with vault.writing(ACTOR) as writer:
+        with vault.writing(ACTOR, brief=True) as writer:
             writer.put(memos.cube(f"half of {n}"))
             raise KeyError(n)
 
@@ -106,7 +118,7 @@ def test_a_write_that_fails_takes_nothing_else_with_it(memos: MemOS, vault: Vaul
 
 def test_what_every_write_of_a_group_refuses_leaves_the_vault_as_it_was(memos: MemOS, vault: Vault) -> None:
     def refused() -> None:
-        with vault.writing(ACTOR):
+        with vault.writing(ACTOR, brief=True):
             raise ValueError("no")
 
     done = together(vault, [refused] * 5)
@@ -144,7 +156,7 @@ def test_a_commit_that_fails_is_told_to_every_write_of_the_group(memos: MemOS, v
     memos.scheduler.stop()
 
     def deferred(n: int) -> None:
-        with vault.db.write() as conn:  # a constraint that SQLite looks at when it commits
+        with vault.db.write(brief=True) as conn:  # a constraint that SQLite looks at when it commits
             conn.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
             conn.exec_driver_sql("INSERT INTO child VALUES (?)", (n,))
 
