@@ -273,10 +273,16 @@ class Vault:
             raise InvalidArgument(f"limit and offset must be 0 or more, got {limit} and {offset}")
 
         def made(which: CubeFilter) -> Select[Any]:
-            query = with_behaviour().where(which.where()).order_by(_ORDERS[order], t.cubes.c.id)
-            if limit is not None:
-                query = query.limit(bindparam("up_to", type_=BigInteger()))
-            return query.offset(bindparam("skipped", type_=BigInteger())) if offset else query
+            c = t.cubes.c
+            if limit is None:
+                query = with_behaviour().where(which.where()).order_by(_ORDERS[order], c.id)
+                return query.offset(bindparam("skipped", type_=BigInteger())) if offset else query
+            # Which ones first: whole rows of all that match would be sorted for the few that are wanted.
+            some = select(c.seq).where(which.where()).order_by(_ORDERS[order], c.id).correlate(None)
+            some = some.limit(bindparam("up_to", type_=BigInteger()))
+            if offset:
+                some = some.offset(bindparam("skipped", type_=BigInteger()))
+            return with_behaviour().where(c.seq.in_(some)).order_by(_ORDERS[order], c.id)
 
         name = f"find {order} {limit is None} {offset > 0}"
         values = {"up_to": limit, "skipped": offset}
