@@ -354,8 +354,8 @@ class MemOS(Memory, Items, Versions, Governed):
         return self.find(namespace=(MESSAGES,), types=["message"])
 
     def recall(self, query: str, *, k: int = 5, accept: Callable[[MemCube], bool] | None = None) -> list[Hit]:
-        """The user's memories for a question: `search` across the user's sessions, for a prompt. A session of no user
-        recalls its own, and what belongs to no session (see `Scope.home`).
+        """The user's memories for a question: `search` across the user's sessions, for a prompt. Without a user, what
+        is this session's own and what belongs to no session (see `Scope.home`).
 
         Args:
             accept: an extra condition, e.g. `memos_core.prompt.unsaid` of the conversation the prompt shows.
@@ -365,7 +365,7 @@ class MemOS(Memory, Items, Versions, Governed):
         if not query.strip():
             return []
         view = type(self)(self._core, self._scope.home, self._principal, self._actor.adapter)
-        view._sessionless = True
+        view._sessionless = self._scope.user is None
         return view.search(query, k=k, accept=accept)
 
     def prompt(self, messages: Sequence[ChatMessage], *, k: int = 2, room_for: int = 0) -> Prompt:

@@ -23,7 +23,7 @@ class View:
         self._scope = effective_scope(principal, scope)
         self._principal = principal
         self._actor = Actor(principal.label, adapter)
-        self._sessionless = False  # whether it sees what belongs to no session, beside its own
+        self._sessionless = False  # see `CubeFilter`
 
     def __copy__(self) -> Self:
         """A view is a handle on the open vault: a copy of what holds it works on the same one."""

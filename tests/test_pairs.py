@@ -236,17 +236,29 @@ def test_tool_calls_of_llama_index_are_whole_in_langchain(memos: MemOS, form: st
 def test_sessions_of_no_user_do_not_leak_whatever_the_adapter(memos: MemOS) -> None:
     """People swap the class and leave the user out: then nobody's words stand in another's conversation."""
     secret = "My boat is called Petrel."
-    model = GenericFakeChatModel(messages=iter([AIMessage("Noted."), AIMessage("I do not know.")]))
+    model = GenericFakeChatModel(
+        messages=iter([AIMessage("Noted."), AIMessage("No idea."), AIMessage("None.")])
+    )
     agent = create_agent(model, middleware=[MemOSMiddleware(memos)])
     thread: dict[str, Any] = {"configurable": {"thread_id": "hers"}}
     agent.invoke({"messages": [HumanMessage(secret)]}, thread)
     LlamaMemory.from_defaults(memos, session_id="hers too").put(ChatMessage(role="user", content=secret))
+    block = MemOSMemoryBlock(memos)
+    asyncio.run(block.aput([ChatMessage(role="user", content=secret)], True, session_id="hers four"))
     MemOSMemory(memos=memos, session="hers three").save_context({"input": secret}, {"output": "Noted."})
     told = [
         LlamaMemory.from_defaults(memos, session_id="his").get(QUESTION),
         MemOSMemory(memos=memos, session="his").load_memory_variables({"input": QUESTION}),
         asyncio.run(
             MemOSMemoryBlock(memos, session="his").aget([ChatMessage(role="user", content=QUESTION)])
+        ),
+        asyncio.run(
+            MemOSMemoryBlock(memos).aget([ChatMessage(role="user", content=QUESTION)], session_id="his")
+        ),
+        asyncio.run(MemOSMemoryBlock(memos).aget([ChatMessage(role="user", content=QUESTION)])),
+        MemOSRetriever(memos=memos).invoke(QUESTION),
+        create_agent(model, middleware=[MemOSMiddleware(memos)]).invoke(
+            {"messages": [HumanMessage(QUESTION)]}
         ),
         agent.invoke({"messages": [HumanMessage(QUESTION)]}, {"configurable": {"thread_id": "his"}}),
         memos.scoped(session="his").prompt([{"role": "user", "content": QUESTION}]),

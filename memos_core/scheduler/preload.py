@@ -30,7 +30,8 @@ def home_of(scope: Scope) -> Scope:
 def cubes_of(vault: Vault, plan: Plan, clearance: frozenset[str] | None = None) -> list[MemCube]:
     """A plan's memories as they are now, in prompt order; what was deleted, holds no more or may not be read is left
     out."""
-    which = CubeFilter(plan.scope, clearance, granted="read", valid_at=now())
+    nobodys = plan.scope.user is None
+    which = CubeFilter(plan.scope, clearance, granted="read", valid_at=now(), sessionless=nobodys)
     found = vault.get(which, plan.cube_ids)
     return [found[id_] for id_ in plan.cube_ids if id_ in found]
 

@@ -340,7 +340,14 @@ class MemScheduler:
         started = time.perf_counter()
         current = self._vault.plans.current(scope)
         system = self._systems.get(scope) or (current.system if current else DEFAULT_SYSTEM)
-        which = CubeFilter(scope, granted="read", not_types=NOT_MEMORIES, kinds=["plaintext"], valid_at=now())
+        which = CubeFilter(
+            scope,
+            granted="read",
+            not_types=NOT_MEMORIES,
+            kinds=["plaintext"],
+            valid_at=now(),
+            sessionless=scope.user is None,
+        )
         before = current.cube_ids if current else ()
         found = self._vault.find(which, order="-updated", limit=_MAX_CANDIDATES)
         seen = {cube.id for cube in found}

@@ -32,7 +32,7 @@ class CubeFilter:
         kinds: payload kinds. states: life-cycle states (default: the live ones).
         ids, keys: exactly these. expired: also what has outlived its ttl.
         valid_at: what held at this moment; None: whenever.
-        sessionless: also cubes of no session, where the scope names one.
+        sessionless: also cubes of no session; where the scope names no session, these alone.
     """
 
     scope: Scope
@@ -116,8 +116,13 @@ class CubeFilter:
             scope.tenant == mine.tenant
             and mine.user in (ANY_USER, scope.user)
             and mine.agent in (None, scope.agent)
-            and (mine.session in (None, scope.session) or (self.sessionless and scope.session is None))
+            and self._in_session(scope.session)
         )
+
+    def _in_session(self, session: str | None) -> bool:
+        if self.sessionless:
+            return session in (None, self.scope.session)
+        return self.scope.session in (None, session)
 
     def cleared(self, cube: MemCube) -> bool:
         """Whether the principal's clearance covers the cube's sensitivity."""
@@ -130,9 +135,10 @@ class CubeFilter:
             own.append(c.user == (s.user or ""))
         if s.agent is not None:
             own.append(c.agent == s.agent)
-        if s.session is not None:
-            here = c.session == s.session
-            own.append(or_(here, c.session == "") if self.sessionless else here)
+        if s.session is not None or self.sessionless:
+            here = [s.session] if s.session is not None else []
+            here += [""] if self.sessionless else []
+            own.append(or_(*(c.session == one for one in here)))
         allowed = and_(*own)
         if self.granted is not None and s.user not in (None, ANY_USER):
             others = granted_ids(s.tenant, s.user, self.granted)

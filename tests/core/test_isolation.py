@@ -85,6 +85,12 @@ def test_what_belongs_to_no_session_is_known_in_all_of_no_user(memos: MemOS) -> 
     assert recalled(memos.scoped(session="two")) == {"the office opens at nine"}
     assert recalled(memos.scoped(user="maya", session="two")) == {"maya likes figs"}
     assert recalled(memos.scoped(user="tom", session="one")) == set()
+    assert recalled(memos) == {"the office opens at nine"}  # of nobody in particular, and in no session
+    assert len(memos.find(types=["fact"])) == 2  # the application itself sees all that is nobody's
+    memos.turn_finished()
+    assert memos.scheduler.wait_idle()
+    resident = memos.prompt([{"role": "user", "content": "Hello?"}], k=0).resident
+    assert [c.text for c in resident] == ["the office opens at nine"]
 
 
 def test_a_users_sessions_know_of_each_other(memos: MemOS) -> None:

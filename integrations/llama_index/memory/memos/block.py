@@ -29,7 +29,7 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
     prompt still shows, for `Memory.from_defaults(memory_blocks=[…])`.
 
     Takes the place of `VectorMemoryBlock` and `FactExtractionMemoryBlock`; it asks no LLM. It recalls across all
-    sessions of its user, and of nobody else.
+    sessions of its user, and of nobody else; without a user, within the session.
 
     Args:
         memos, vault, tenant, user, agent, session, embedder: see `Locator`.
@@ -78,7 +78,7 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
         session_id: str | None = None,
         **block_kwargs: Any,
     ) -> str:
-        return await asyncio.to_thread(self._recalled, messages or ())
+        return await asyncio.to_thread(self._recalled, messages or (), session_id)
 
     async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:
         """The content without its last lines, as many as have the tokens; None where nothing would be left."""
@@ -92,23 +92,27 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
         # They were said before, when a chat store may have read them already.
         view.remember([to_core(m, i) for i, m in enumerate(messages)], namespace=FLUSHED, again=False)
 
-    def _recalled(self, messages: Sequence[ChatMessage]) -> str:
+    def _recalled(self, messages: Sequence[ChatMessage], session_id: str | None) -> str:
         question = text_of(next((m for m in reversed(messages) if m.role == MessageRole.USER), None))
         if not question.strip():
             return ""
+        memos = self.memos
+        if memos.scope.user is None and memos.scope.session is None:
+            memos = memos.scoped(session=session_id)  # nobody knows who speaks in the others
         shown = [text_of(m) for m in messages]
         parts = []
-        facts = self.memos.recall(question, k=self.k, accept=unsaid(shown)) if self.k else []
+        facts = memos.recall(question, k=self.k, accept=unsaid(shown)) if self.k else []
         if facts:
             parts.append(memory_note(hit.cube for hit in facts))
             shown += [hit.cube.text for hit in facts]
         if self.similarity_top_k:
-            said = self.memos.search(
+            accept, mine = unsaid(shown), memos.scope.user is not None
+            said = memos.search(
                 question,
                 k=self.similarity_top_k,
                 namespace=(FLUSHED,),
                 types=["message"],
-                accept=unsaid(shown),
+                accept=lambda cube: accept(cube) and (mine or cube.scope.session == memos.scope.session),
             )
             lines = [f"- {hit.cube.json_data['role']}: {' '.join(hit.cube.text.split())}" for hit in said]
             parts.append("\n".join([_SAID, *lines]) if lines else "")
