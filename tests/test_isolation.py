@@ -99,6 +99,12 @@ def owns(who: Who, cube: Cube, version: Version) -> bool:
     )
 
 
+def remembers(who: Who, cube: Cube, version: Version) -> bool:
+    """Whether it counts for a prompt: in every session of a user; a session of no user is by itself."""
+    apart = who.user is None and version.session not in (None, who.session)
+    return owns(who._replace(session=None), cube, version) and not apart
+
+
 def numbers(*shown: Any) -> set[str]:
     """The memories in whatever was returned."""
     return set(re.findall(r"n\d+x", repr(shown)))
@@ -249,7 +255,7 @@ class Isolation(RuleBasedStateMachine):
                 n
                 for c in self.cubes.values()
                 for v in c.versions
-                if owns(home, c, v) or self.granted(home, c, "read")
+                if remembers(home, c, v) or self.granted(home, c, "read")
                 for n in numbers(v.text)
             }
             assert numbers(text) <= ever
@@ -257,6 +263,11 @@ class Isolation(RuleBasedStateMachine):
     def shown_to(self, who: Who, ids: Iterable[str], *, own: bool = False) -> set[str]:
         may = self.mine if own else self.may
         return {n for i in ids if may(who, self.cubes[i]) for n in numbers(self.cubes[i].now.text)}
+
+    def recalled_by(self, who: Who, ids: Iterable[str]) -> set[str]:
+        cubes = [c for c in map(self.cubes.__getitem__, ids) if who.cleared(c.now.labels)]
+        may = [c for c in cubes if remembers(who, c, c.now) or self.granted(who, c, "read")]
+        return {n for c in may for n in numbers(c.now.text)}
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -590,12 +601,10 @@ class Isolation(RuleBasedStateMachine):
         assert self.shown_to(who, with_word) <= found <= self.shown_to(who, facts)
         found = numbers(view.search(word, k=100, shared=False))
         assert self.shown_to(who, with_word, own=True) <= found <= self.shown_to(who, facts, own=True)
-        anywhen = who._replace(session=None)
         found = numbers(view.recall(word, k=100))
-        assert self.shown_to(anywhen, with_word) <= found <= self.shown_to(anywhen, facts)
-        if who.user is not None:
-            [prompt] = [view.prompt([{"role": "user", "content": f"a {word}?"}], k=5).messages]
-            assert numbers(prompt) <= self.shown_to(anywhen, facts)
+        assert self.recalled_by(who, with_word) <= found <= self.recalled_by(who, facts)
+        prompt = view.prompt([{"role": "user", "content": f"a {word}?"}], k=5).messages
+        assert numbers(prompt) <= self.recalled_by(who, facts)
 
     @rule(who=WHO)
     def look_closely(self, who: Who) -> None:
@@ -656,7 +665,7 @@ class Isolation(RuleBasedStateMachine):
 
     @rule(who=WHO, word=WORD)
     def look_through_adapters(self, who: Who, word: str) -> None:
-        view, anywhen = self.view(who), who._replace(session=None)
+        view = self.view(who)
         live = [i for i, c in self.cubes.items() if c.state == "live" and not c.message]
         store = MemOSStore(view)
         assert numbers(store.search((), query=word, limit=100)) == self.shown_to(who, live, own=True)
@@ -676,10 +685,10 @@ class Isolation(RuleBasedStateMachine):
                 if cube.message or not self.may(who, cube):
                     assert memory.get(id_) is None
                     assert numbers(memory.history(id_)) == set()
-            remembering = MemOSMemory(memos=view.scoped(session=who.session or "other"))
-            shown = numbers(remembering.load_memory_variables({"input": word}))
-            spoken = [i for i, c in self.cubes.items() if c.state == "live" and c.message]
-            assert shown <= self.shown_to(anywhen, live) | self.shown_to(who, spoken, own=True)
+        remembering = MemOSMemory(memos=view.scoped(session=who.session or "other"))
+        shown = numbers(remembering.load_memory_variables({"input": word}))
+        spoken = [i for i, c in self.cubes.items() if c.state == "live" and c.message]
+        assert shown <= self.recalled_by(who, live) | self.shown_to(who, spoken, own=True)
 
     @rule(who=WHO, other=WHO, thread=st.sampled_from(("th1", "th2")), word=WORD)
     def checkpoint(self, who: Who, other: Who, thread: str, word: str) -> None:
