@@ -30,7 +30,7 @@ IndexKind = str  # "auto", "chroma", "exact", or a Chroma server's URL
 # a matrix was faster and complete at every size that fits in it (`python -m benchmarks.index`).
 EXACT_BELOW = 1_000_000
 _EMBED_BATCH = 64
-_PAGE = 16  # cubes read at a time
+_PAGE = 8  # cubes read at a time, at least
 _POOL = 100  # candidates taken from each side before fusion
 _LOOKED_UP = 2_000  # hits that are looked up one by one; then the vault names all that match
 _NEARBY = 4_000  # what Chroma is asked for at most before the vault's vectors are compared instead
