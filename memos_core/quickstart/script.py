@@ -66,7 +66,7 @@ TURNS = (
 
 # Plain questions, because a model of 135 million parameters is asked: it reads out what stands in front of it.
 QUESTIONS = (
-    "I am packing snacks for a long day out with my new friends. What food am I allergic to?",
+    "A waiter is asking me before I order lunch today. What am I allergic to?",
     "I am filling in a form at the animal clinic right now. What is the name of my dog?",
     "I want to send a parcel to my sister this week. In which city does she live?",
     "I am looking at my calendar for the winter. When is my dentist appointment?",
