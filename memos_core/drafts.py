@@ -72,7 +72,10 @@ def draft(
     moment = now()
     times = {"spoken_at": spoken_at, "valid_from": valid_from, "valid_to": valid_to}
     with _arguments():
-        payload = _payload(content, text, times, structures, slots=semantic_type in _STATEMENTS)
+        stated = text is not None and semantic_type in _STATEMENTS[1:]
+        payload = _payload(
+            content, text, times, structures, slots=semantic_type in _STATEMENTS, stated=stated
+        )
         return MemCube(
             scope=scope,
             namespace=names(namespace, "namespace"),
@@ -126,7 +129,8 @@ def redraft(old: MemCube, content: Any, details: Mapping[str, Any], structures: 
             new = Plaintext[Any].model_validate({**dict(payload), **times, "text": text, "slot": slot})
         else:
             slots = details.get("semantic_type", descriptive.semantic_type) in _STATEMENTS
-            new = _payload(content, details.get("text"), times, structures, slots=slots)
+            stated = payload.slot is not None  # it stays one, with whatever is noted beside it
+            new = _payload(content, details.get("text"), times, structures, slots=slots, stated=stated)
         header = Header(
             descriptive=Descriptive.model_validate(
                 {
@@ -170,7 +174,12 @@ def _payload(
     structures: StructureRegistry,
     *,
     slots: bool,
+    stated: bool,
 ) -> Plaintext[Any]:
+    """Args:
+    slots: the semantic type is one of statements. stated: a text beside other data is a statement too: the writer
+        calls it a fact or a preference.
+    """
     structure, version, data = None, None, None
     if isinstance(content, BaseModel):
         structure, version = structures.name_of(type(content))
@@ -185,8 +194,10 @@ def _payload(
     if isinstance(content, str) and not searchable.strip():
         raise InvalidArgument("content must not be empty")
     # What a person says in words may contradict what was said before; other data is nobody's statement.
-    says = (slots and isinstance(content, str | BaseModel)) or hasattr(type(content), "memos_slot")
-    slot = slot_of(data, searchable) if says else None
+    says = (slots and (stated or isinstance(content, str | BaseModel))) or hasattr(
+        type(content), "memos_slot"
+    )
+    slot = slot_of(data if isinstance(data, BaseModel) else None, searchable) if says else None
     return Plaintext[Any](
         text=searchable, data=data, structure=structure, structure_version=version, slot=slot, **dict(times)
     )

@@ -128,7 +128,8 @@ class Memory(Queries):
         disk, and the next search finds them. A statement that contradicts an earlier one ends its validity.
 
         Args:
-            cubes: from `cube`. expected_version: with one cube, the version it must replace; 0 if none.
+            cubes: from `cube`. expected_version: with one cube, the version it must replace. 0: there must be nothing
+                yet at the address of any of them.
             duplicates: what to do with what is known already; None takes the policy of `MemOS.open`.
             delete: cubes of this scope that go in the same transaction, before the others come, by their ids or by
                 what they are; see `delete`.
@@ -148,7 +149,7 @@ class Memory(Queries):
             arguments.count(expected_version, "expected_version")
         if duplicates is not None and not isinstance(duplicates, DuplicatePolicy):
             raise InvalidArgument(f"duplicates must be a DuplicatePolicy, got {duplicates!r:.80}")
-        if expected_version is not None and len(cubes) != 1:
+        if expected_version and len(cubes) != 1:
             raise InvalidArgument(f"expected_version is for one cube at a time, got {len(cubes)}")
         if isinstance(delete, Matching):
             states = {"states": delete.states, "expired": delete.states is None}

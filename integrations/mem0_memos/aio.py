@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mem0_memos.memory import Memory
+from mem0_memos.project import AsyncLocalProject
 from memos_core.memos import MemOS
 from memos_core.reader import Extractor, extract_statements
 
@@ -67,6 +68,19 @@ class AsyncMemory:
     delete_all = _async(Memory.delete_all)
     history = _async(Memory.history)
     reset = _async(Memory.reset)
+
+    async def chat(self, query: str) -> Any:
+        """Not there, as in mem0.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        return self._memory.chat(query)
+
+    @property
+    def project(self) -> AsyncLocalProject:
+        """What only the hosted client can change."""
+        return AsyncLocalProject()
 
     def close(self) -> None:
         """Close the MemOS, if this memory opened it. Safe to call twice."""

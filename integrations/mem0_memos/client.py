@@ -409,6 +409,7 @@ def _refused(response: httpx.Response) -> MemoryError:
         except ValueError:
             details = None  # then the text is all there is
     said = details.get("detail", response.text) if isinstance(details, dict) else response.text
+    said = "" if said is None else said
     about = _about(response)
     if response.status_code == 429:
         wait = response.headers.get("Retry-After", "")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from mem0_memos.models import Ask, configured_embedder, configured_llm
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS
@@ -44,9 +46,22 @@ def as_dict(config: Any) -> dict[str, Any]:
     """
     if isinstance(config, Mapping):
         return dict(config)
-    if hasattr(config, "model_dump"):
-        return dict(config.model_dump(exclude_unset=True))
+    if isinstance(config, BaseModel):
+        usual = _defaults(type(config))
+        said = {
+            name: value
+            for name, value in config
+            if name in config.model_fields_set or value != usual.get(name)  # a part may be changed in place
+        }
+        return {name: dict(value) if isinstance(value, BaseModel) else value for name, value in said.items()}
     raise InvalidArgument(f"config must be a dict or a mem0 MemoryConfig, got {type(config).__name__}")
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    try:
+        return dict(kind())
+    except ValidationError:  # it has none
+        return {}
 
 
 def open_memos(memos: Any, config: Any, url: str | os.PathLike[str] | None) -> tuple[MemOS, bool, Settings]:

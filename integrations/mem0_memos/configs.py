@@ -61,6 +61,16 @@ class MemoryConfig(BaseModel):
     custom_instructions: str | None = None
 
 
+class AzureConfig(BaseModel):
+    """How Azure OpenAI is reached: `azure_kwargs` of a configuration."""
+
+    api_key: str | None = None
+    azure_deployment: str | None = None
+    azure_endpoint: str | None = None
+    api_version: str | None = None
+    default_headers: dict[str, str] | None = None
+
+
 class MemoryItem(BaseModel):
     """A memory, as `get` and `get_all` return it."""
 

@@ -71,13 +71,33 @@ class MemoryNotFound(NotFound, ValueError):
     """No memory has this id in the scope of this `Memory`. (mem0 raises a bare ValueError, so it is no MemoryError.)"""
 
 
-class LLMError(MemoryError, ModelError):
-    """The language model could not be asked, or said nothing. Nothing was stored. What the model's client raised
-    is its `__cause__`."""
+class _Coded(MemoryError):
+    """One with a code and a suggestion of its own, which may be left out."""
 
-    def __init__(self, message: str) -> None:
-        advice = "Please try again later or check the configuration of the language model"
-        super().__init__(message, "LLM_001", suggestion=advice)
+    _CODE, _SUGGESTION = "", ""
+
+    def __init__(
+        self,
+        message: str,
+        error_code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        suggestion: str | None = None,
+        debug_info: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            message, error_code or self._CODE, details, suggestion or self._SUGGESTION, debug_info
+        )
+
+
+class LLMError(_Coded, ModelError):
+    """The language model could not be asked. Nothing was stored. What the model's client raised is its
+    `__cause__`."""
+
+    _CODE, _SUGGESTION = "LLM_001", "Please check your LLM configuration and API key"
+
+
+class EmptyReply(LLMError, ValueError):
+    """The language model wrote nothing for a procedural memory. (mem0 raises a bare ValueError.)"""
 
 
 class MemoryCorruptionError(MemoryError):
@@ -88,24 +108,33 @@ class VectorSearchError(MemoryError):
     """Here so that it can be caught; nothing raises it."""
 
 
-class VectorStoreError(MemoryError):
+class VectorStoreError(_Coded):
     """Here so that it can be caught; nothing raises it."""
+
+    _CODE = "VECTOR_001"
+    _SUGGESTION = "Please check your vector store configuration and connection"
 
 
 class CacheError(MemoryError):
     """Here so that it can be caught; nothing raises it."""
 
 
-class EmbeddingError(MemoryError):
+class EmbeddingError(_Coded):
     """Here so that it can be caught. An embedder that fails raises a `memos_core.errors.ModelError`."""
 
+    _CODE, _SUGGESTION = "EMBED_001", "Please check your embedding model configuration"
 
-class DatabaseError(MemoryError):
+
+class DatabaseError(_Coded):
     """Here so that it can be caught. A vault that fails raises a `memos_core.errors.VaultError`."""
 
+    _CODE, _SUGGESTION = "DB_001", "Please check your database configuration and connection"
 
-class DependencyError(MemoryError):
+
+class DependencyError(_Coded):
     """Here so that it can be caught. What is not installed is a `memos_core.errors.MissingExtra`."""
+
+    _CODE, _SUGGESTION = "DEPS_001", "Please install the required dependencies"
 
 
 class AlreadyImported(MemOSError, RuntimeError):

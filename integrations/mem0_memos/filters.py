@@ -30,6 +30,7 @@ def condition(filters: Mapping[str, Any]) -> Condition:
     An entry is `{key: value}` (equal), `{key: [values]}` (one of), `{key: "*"}` (there is one),
     `{key: {operator: operand, …}}` (all hold), `{"AND": [filters]}`, `{"OR": [filters]}` or
     `{"NOT": [filters]}` (none holds).
+    A key may be a path into nested fields, "address.city" or "items[].name".
     A field that is a list matches if one of its elements does. A field that is missing or null matches no
     entry, `ne` and `nin` included.
 
@@ -78,9 +79,21 @@ def _field(key: Any, value: Any) -> Condition:
 
     def holds(fields: Fields) -> bool:
         found = fields.get(key)
+        if found is None and "." in key:
+            found = _inside(fields, key)
         return found is not None and all(test(found) for test in tests)
 
     return holds
+
+
+def _inside(fields: Fields, path: str) -> Any:
+    """What stands at a path like "address.city", or "items[].name": of all elements of a list. None for nothing."""
+    found: list[Any] = [fields]
+    for step in path.split("."):
+        name = step.removesuffix("[]")
+        below = [one[name] for one in found if isinstance(one, Mapping) and name in one]
+        found = [x for one in below for x in (one if isinstance(one, list) else [one])]
+    return found or None
 
 
 def _test(key: str, operator: Any, operand: Any) -> _Test:
@@ -101,7 +114,7 @@ def _test(key: str, operator: Any, operand: Any) -> _Test:
         part = fold(operand)
         return lambda found: any(part in fold(v) for v in _values(found) if isinstance(v, str))
     if operator in _RANGES:
-        bound, compare = _ordered(operand), _RANGES[operator]
+        bound, compare = _bound(operand), _RANGES[operator]
         if bound is None:
             raise InvalidArgument(
                 f"filters[{key!r}]: {operator!r} takes a number or an ISO date, got {operand!r}"
@@ -122,12 +135,16 @@ def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, bool) is isinstance(b, bool) and bool(a == b)
 
 
-def _number(value: str) -> float | None:
+def _bound(operand: Any) -> float | datetime | None:
+    """What a value is compared with: as `_ordered`, and a number may be written as a text."""
+    found = _ordered(operand)
+    if found is not None or not isinstance(operand, str):
+        return found
     try:
-        found = float(value)
+        number = float(operand)
     except ValueError:
         return None
-    return found if isfinite(found) else None
+    return number if isfinite(number) else None
 
 
 def _ordered(value: Any) -> float | datetime | None:
@@ -138,7 +155,7 @@ def _ordered(value: Any) -> float | datetime | None:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            return _number(value)
+            return None
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, date):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from mem0_memos.errors import ValidationError
 from mem0_memos.filters import WILDCARD
@@ -64,10 +65,11 @@ def ids_to_read(
             raise InvalidArgument(
                 f"{name} is {value!r} as an argument and {ids[name]!r} in filters; pass it once"
             )
+    rest = {key: _as_stored(key, value) for key, value in rest.items()}
     conjunction = rest.get("AND")
     for part in conjunction if not ids and isinstance(conjunction, list) else ():
         for name in ENTITY_IDS if isinstance(part, Mapping) else ():
-            if isinstance(part.get(name), str | int) and part[name] != WILDCARD:
+            if isinstance(part.get(name), str) and part[name] != WILDCARD:
                 ids.setdefault(name, _checked(name, part[name]))
     if not ids:
         raise InvalidArgument(
@@ -75,6 +77,24 @@ def ids_to_read(
             "Example: filters={'user_id': 'u1'}"
         )
     return ids, {key: value for key, value in rest.items() if key not in ENTITY_IDS or value is not None}
+
+
+def _as_stored(key: Any, value: Any) -> Any:
+    """A condition with the ids in it as they are stored: trimmed, and a number as its text."""
+    if key in ("AND", "OR", "NOT") and isinstance(value, list):
+        return [
+            {k: _as_stored(k, v) for k, v in one.items()} if isinstance(one, Mapping) else one
+            for one in value
+        ]
+    if key not in ENTITY_IDS:
+        return value
+    if isinstance(value, Mapping):
+        return {operator: _as_stored(key, operand) for operator, operand in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_as_stored(key, one) for one in value]
+    if isinstance(value, str):
+        return value.strip()
+    return value if isinstance(value, bool) or not isinstance(value, int | float | UUID) else str(value)
 
 
 def _checked(name: str, value: Any) -> str:

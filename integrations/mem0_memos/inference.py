@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mem0_memos.errors import LLMError
+from mem0_memos.errors import EmptyReply, LLMError
 from mem0_memos.messages import Turn
 from mem0_memos.models import Ask
 
@@ -94,7 +94,7 @@ def write_procedure(ask: Ask, said: Sequence[Turn], prompt: str | None) -> str:
     """A procedural memory: how an agent did what it did.
 
     Raises:
-        LLMError: the model cannot be asked, or said nothing.
+        LLMError: the model cannot be asked. EmptyReply (one, and a ValueError): it wrote nothing.
     """
     reply = _asked(
         ask,
@@ -104,16 +104,16 @@ def write_procedure(ask: Ask, said: Sequence[Turn], prompt: str | None) -> str:
             {"role": "user", "content": "Create procedural memory of the above conversation."},
         ],
     )
-    text = _bare(reply)
+    text = bare(reply)
     if not text:
-        raise LLMError("the language model wrote nothing for the procedural memory; nothing was stored")
+        raise EmptyReply("the language model wrote nothing for the procedural memory; nothing was stored")
     return text
 
 
 def read_reply(reply: str) -> list[Found] | None:
     """The memories in a model's reply: JSON, with whatever stands around it, cut off or broken in part; or a list
     of bullets. None if it is neither."""
-    text = _bare(reply)
+    text = bare(reply)
     values = list(_values(text))
     found = [item for value in values for item in _items(value)]
     if not found and not values:
@@ -129,7 +129,7 @@ def _asked(ask: Ask, messages: list[dict[str, str]]) -> str:
         raise LLMError(f"the language model could not be asked, so nothing was stored: {err}") from err
 
 
-def _bare(reply: str) -> str:
+def bare(reply: str) -> str:
     """A reply without the model's thoughts and the fence around it."""
     text = _THOUGHT.sub("", reply).strip()
     fenced = _FENCE.match(text)

@@ -18,12 +18,13 @@ from mem0_memos.ids import Ids, entity_ids, ids_to_write
 from mem0_memos.inference import find_memories, write_procedure
 from mem0_memos.messages import Turn, turns
 from mem0_memos.models import Ask, configured_llm
+from mem0_memos.project import LocalProject
 from mem0_memos.request import Request
-from mem0_memos.statements import free_key
+from mem0_memos.statements import Alike, has_ended, new_memories, same_text, same_words
 from memos_core.cube import MemCube, now
 from memos_core.errors import InvalidArgument, NotFound, VersionConflict
 from memos_core.memos import NOT_MEMORIES, MemOS
-from memos_core.reader import Extractor, extract_statements, structure_text
+from memos_core.reader import Extractor, extract_statements
 from memos_core.retrieval import Hit
 
 log = logging.getLogger("mem0_memos")
@@ -142,8 +143,9 @@ class Memory:
         if until is not None:
             extra["expiration_date"] = until
         view = self._view(ids)
-        said = turns(messages)
-        if memory_type is not None and "agent_id" in ids:
+        procedure = memory_type is not None and "agent_id" in ids
+        said = turns(messages, whole=procedure)
+        if procedure:
             results = self._add_procedure(view, said, extra, moment, prompt)
         elif infer:
             results = self._add_statements(view, said, extra, moment, prompt)
@@ -182,27 +184,19 @@ class Memory:
     def _add_statements(
         self, view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime, prompt: str | None
     ) -> list[dict[str, Any]]:
-        fresh: dict[str, MemCube] = {}
-        for statement, who in self._inferred(view, said, moment, prompt):
-            text = structure_text(statement)
-            key = free_key(view, text)
-            if key is None or key in fresh:
-                continue
-            fresh[key] = view.cube(
-                record.statement_content(statement, text, {**extra, **who}),
-                text=text,
-                key=key,
-                semantic_type=type(statement).__name__.lower(),
-                origin="extraction",
-                spoken_at=moment,
-                valid_from=moment,
-            )
-        return [{"id": c.id, "memory": c.text, "event": "ADD"} for c in view.put(list(fresh.values()))]
+        found, alike = self._inferred(view, said, moment, prompt)
+        while True:
+            fresh = new_memories(view, [(s, {**extra, **who}) for s, who in found], alike, moment)
+            try:
+                stored = view.put(fresh, expected_version=0)
+            except VersionConflict:
+                continue  # somebody added one of them a moment ago: look again
+            return [{"id": c.id, "memory": c.text, "event": "ADD"} for c in stored]
 
     def _inferred(
         self, view: MemOS, said: Sequence[Turn], moment: datetime, prompt: str | None
-    ) -> list[tuple[BaseModel, record.Payload]]:
-        """What is worth remembering of messages, with the fields that say who said it."""
+    ) -> tuple[list[tuple[BaseModel, record.Payload]], Alike]:
+        """What is worth remembering of messages, with the fields that say who said it, and which of it is known."""
         if self._llm is not None and said:
             known = view.search(
                 "\n".join(turn.text for turn in said), k=_KNOWN, shared=False, accept=_unexpired
@@ -222,9 +216,9 @@ class Memory:
                         {"attributed_to": f.attributed_to} if f.attributed_to else {},
                     )
                     for f in found
-                ]
+                ], same_text
         # Without a model, and where its reply is of no use: nothing that a user plainly stated is lost.
-        return [(s, {}) for turn in said if turn.role == "user" for s in self._extract(turn.text)]
+        return [(s, {}) for turn in said if turn.role == "user" for s in self._extract(turn.text)], same_words
 
     def update(
         self,
@@ -260,7 +254,13 @@ class Memory:
             content = record.changed_content(cube, said, fields, view.vault.structures)
             try:
                 kind = record.semantic_type(content, cube)
-                view.update(cube.id, content, text=said, semantic_type=kind, expected_version=cube.version)
+                # What held no more says something else from now on.
+                anew = (
+                    {"valid_from": now(), "valid_to": None} if said != cube.text and has_ended(cube) else {}
+                )
+                view.update(
+                    cube.id, content, text=said, semantic_type=kind, expected_version=cube.version, **anew
+                )
             except VersionConflict:
                 continue  # somebody wrote in between: change what is there now
             return {"message": "Memory updated successfully!"}
@@ -437,6 +437,19 @@ class Memory:
             return record.history_of(view.history(cube.id))
         records = self._view({}, reading=True).audit_log(cube_id=memory_id, limit=_AUDIT_LIMIT)
         return record.history_of_deleted(records[::-1])
+
+    def chat(self, query: str) -> Any:
+        """Not there, as in mem0.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("Chat function not implemented yet.")
+
+    @property
+    def project(self) -> LocalProject:
+        """What only the hosted client can change; see `LocalProject`."""
+        return LocalProject()
 
     # -- close ---------------------------------------------------------------------------------------------
 

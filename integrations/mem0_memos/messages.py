@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ class Turn(NamedTuple):
     name: str | None
 
 
-def turns(messages: Any) -> list[Turn]:
+def turns(messages: Any, *, whole: bool = False) -> list[Turn]:
     """The messages that can become memories, in order: system messages and those without text are left out.
 
     Args:
+        whole: system messages count too, and of messages without text the tools that they call.
         messages: a text (of the user), one message dict, or a list of them. Content that is a list of parts
             counts with its text parts.
 
@@ -49,12 +51,23 @@ def turns(messages: Any) -> list[Turn]:
                 {"provided_type": type(message).__name__, "valid_types": ["str", "dict", "list[dict]"]},
                 "Pass one text as a string, several as [{'role': 'user', 'content': '…'}, …].",
             )
-        turn = _turn(message)
+        turn = _turn(message) or (_called(message) if whole else None)
         if turn is None:
             log.warning("messages[%d] has no role or no text, it is skipped", index)
-        elif turn.role != "system":
+        elif whole or turn.role != "system":
             found.append(turn)
     return found
+
+
+def _called(message: Mapping[Any, Any]) -> Turn | None:
+    """A message that only calls tools (as OpenAI writes it), in words."""
+    role, calls = message.get("role"), message.get("tool_calls")
+    if not isinstance(role, str) or not isinstance(calls, list) or not calls:
+        return None
+    try:
+        return Turn(role, json.dumps({"tool_calls": calls}, ensure_ascii=False), None)
+    except (TypeError, ValueError):
+        return Turn(role, f"tool_calls: {calls!r}", None)
 
 
 def _turn(message: Mapping[Any, Any]) -> Turn | None:

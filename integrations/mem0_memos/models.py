@@ -194,11 +194,25 @@ class AzureOpenAI(OpenAICompatible):
         return openai.AzureOpenAI(**given, default_headers=self._azure.get("default_headers"))
 
 
+def _asked_for(value: Mapping[str, Any], part: str) -> tuple[str, Mapping[str, Any]]:
+    """The provider and the config of a part of a mem0 configuration."""
+    provider, config = value.get("provider", "openai"), value.get("config")
+    if not isinstance(provider, str):
+        raise InvalidArgument(f"config[{part!r}]['provider'] must be a text, got {provider!r:.80}")
+    if not isinstance(config, Mapping | None):
+        raise InvalidArgument(f"config[{part!r}]['config'] must be a dict, got {type(config).__name__}")
+    return provider, config or {}
+
+
 def configured_llm(value: Any) -> Ask | None:
-    """The language model that a config's "llm" means; None if it cannot be used here."""
+    """The language model that a config's "llm" means; None if it cannot be used here.
+
+    Raises:
+        InvalidArgument: it means nothing.
+    """
     if not isinstance(value, Mapping):
         return as_ask(value)
-    provider, config = value.get("provider", "openai"), value.get("config") or {}
+    provider, config = _asked_for(value, "llm")
     if provider == "langchain":
         return as_ask(config.get("model"))
     if provider in _AZURE:
@@ -214,10 +228,19 @@ def configured_llm(value: Any) -> Ask | None:
 
 
 def configured_embedder(value: Any) -> Any:
-    """The embedder, as `MemOS.open` takes it, that a config's "embedder" means; None if it cannot be used here."""
+    """The embedder, as `MemOS.open` takes it, that a config's "embedder" means; None if it cannot be used here.
+
+    Raises:
+        InvalidArgument: it means nothing.
+    """
     if not isinstance(value, Mapping):
         return value
-    provider, config = value.get("provider", "openai"), value.get("config") or {}
+    provider, config = _asked_for(value, "embedder")
+    if provider == "langchain" and not hasattr(config.get("model"), "embed_query"):
+        raise InvalidArgument(
+            "config['embedder']['config']['model'] must be LangChain embeddings, "
+            f"got {type(config.get('model')).__name__}"
+        )
     if provider == "huggingface" and (url := config.get("huggingface_base_url")):
         plain = {**config, "openai_base_url": url, "api_key": config.get("api_key") or "hf"}
         return OpenAICompatible("openai", plain, "tei")

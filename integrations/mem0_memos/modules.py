@@ -7,18 +7,24 @@ mem0ai is imported. A path that is not here is not found, also where mem0ai has 
 from __future__ import annotations
 
 import importlib
+import logging
+import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from mem0_memos.aio import AsyncMemory
 from mem0_memos.errors import AlreadyImported
+from mem0_memos.inference import bare
 from mem0_memos.memory import Memory
 
+_F = TypeVar("_F")
 ROOT = "mem0"
 MEM0_TELEMETRY = False
 VERSION = "2.2.1"  # of mem0ai: the one that the shim is tested against
@@ -65,6 +71,43 @@ def capture_event(event_name: str, memory_instance: Any, additional_data: Any = 
     """Nothing is sent."""
 
 
+def remove_code_blocks(content: Any) -> str:
+    """A model's reply without the fence around it and its thoughts, as mem0's function of this name."""
+    if isinstance(content, list):
+        content = "".join(p if isinstance(p, str) else str(p.get("text", "")) for p in content)
+    return bare(content) if isinstance(content, str) else ""
+
+
+def extract_json(text: str) -> str:
+    """The part of a model's reply that looks like JSON: between fences, else between the outermost braces."""
+    text = text.strip()
+    if fenced := re.search(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL):
+        return fenced[1]
+    start, end = text.find("{"), text.rfind("}")
+    return text[start : end + 1] if 0 <= start < end else text
+
+
+def api_error_handler(func: _F) -> _F:
+    """The function as it is: the client here raises the exceptions of `mem0.exceptions` itself."""
+    return func
+
+
+class _NoTelemetry:
+    """Stands for mem0's sender of usage data: nothing is sent."""
+
+    def capture_event(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is sent."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+client_telemetry = _NoTelemetry()
+logger = logging.getLogger("mem0_memos")
+# Where mem0 keeps its files; nothing is made or written there.
+mem0_dir = os.environ.get("MEM0_DIR") or os.path.join(os.path.expanduser("~"), ".mem0")
+
+
 def parse_messages(messages: Sequence[Mapping[str, Any]]) -> str:
     """Messages as text, a line each, as mem0 writes them for its prompts."""
     known = ("system", "user", "assistant")
@@ -88,12 +131,17 @@ _CLIENTS = "MemoryClient AsyncMemoryClient"
 _MODULES: Mapping[str, Mapping[str, str]] = {
     "mem0": {"memory": "Memory", "aio": "AsyncMemory", "client": _CLIENTS, "modules": "__version__=VERSION"},
     "mem0.client": {},
-    "mem0.client.main": {"client": _CLIENTS, "project": "Project AsyncProject", "options": _OPTIONS},
+    "mem0.client.main": {
+        "client": _CLIENTS,
+        "project": "Project AsyncProject",
+        "options": _OPTIONS,
+        "modules": "api_error_handler capture_client_event=capture_event logger",
+    },
     "mem0.client.project": {"project": "BaseProject Project AsyncProject"},
     "mem0.client.types": {"options": _OPTIONS},
-    "mem0.client.utils": {"errors": "APIError=MemoryError"},
+    "mem0.client.utils": {"errors": "APIError=MemoryError", "modules": "api_error_handler"},
     "mem0.configs": {},
-    "mem0.configs.base": {"configs": _CONFIGS},
+    "mem0.configs.base": {"configs": f"{_CONFIGS} AzureConfig", "modules": "mem0_dir"},
     "mem0.configs.enums": {"configs": "MemoryType"},
     "mem0.configs.rerankers": {},
     "mem0.configs.rerankers.config": {"configs": "RerankerConfig"},
@@ -107,16 +155,26 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
     "mem0.memory.main": {
         "memory": "Memory",
         "aio": "AsyncMemory",
-        "modules": "MemoryBase",
+        "modules": "MemoryBase MEM0_TELEMETRY capture_event extract_json logger mem0_dir parse_messages "
+        "remove_code_blocks setup_config",
         "configs": "MemoryConfig MemoryItem MemoryType",
-        "errors": "Mem0ValidationError=ValidationError LLMError",
+        "errors": "Mem0ValidationError=ValidationError LLMError VectorStoreError",
     },
-    "mem0.memory.setup": {"modules": "get_user_id setup_config"},
-    "mem0.memory.telemetry": {"modules": "capture_event capture_client_event=capture_event MEM0_TELEMETRY"},
-    "mem0.memory.utils": {"modules": "parse_messages"},
+    "mem0.memory.setup": {"modules": "get_user_id mem0_dir setup_config"},
+    "mem0.memory.telemetry": {
+        "modules": "capture_event capture_client_event=capture_event client_telemetry MEM0_TELEMETRY"
+    },
+    "mem0.memory.utils": {"modules": "extract_json parse_messages remove_code_blocks"},
     "mem0.vector_stores": {},
     "mem0.vector_stores.configs": {"configs": "VectorStoreConfig"},
 }
+
+
+def _below(package: str, name: str) -> ModuleType:
+    """A module of a package that is asked for as its attribute."""
+    if f"{package}.{name}" not in _MODULES:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name)
+    return importlib.import_module(f"{package}.{name}")
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -138,6 +196,8 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__doc__ = f"`{module.__name__}` by mem0_memos."
+        # `import mem0` alone gives all of `mem0.memory.main`, as with mem0ai.
+        module.__dict__["__getattr__"] = partial(_below, module.__name__)
         for source, names in _MODULES[module.__name__].items():
             ours = importlib.import_module(f"mem0_memos.{source}")
             for name in names.split():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from mem0_memos.routes import ORGANIZATION, PROJECT, Answer, Call, role
 from memos_core.errors import InvalidArgument
@@ -156,3 +156,41 @@ class AsyncProject(BaseProject):
     add_member = _async(_add_member)
     update_member = _async(_update_member)
     remove_member = _async(_remove_member)
+
+
+class LocalProject:
+    """`Memory.project`: what mem0's local memory says to who takes it for the hosted client."""
+
+    def update(
+        self,
+        custom_instructions: str | None = None,
+        custom_categories: list[Any] | None = None,
+        multilingual: bool | None = None,
+        decay: bool | None = None,
+    ) -> NoReturn:
+        """Refused, as in mem0.
+
+        Raises:
+            InvalidArgument: always.
+        """
+        raise InvalidArgument(
+            "Project updates are not supported by a local memory; pass custom_instructions in the configuration"
+        )
+
+
+class AsyncLocalProject:
+    """`AsyncMemory.project`; see `LocalProject`."""
+
+    async def update(
+        self,
+        custom_instructions: str | None = None,
+        custom_categories: list[Any] | None = None,
+        multilingual: bool | None = None,
+        decay: bool | None = None,
+    ) -> NoReturn:
+        """Refused, as in mem0.
+
+        Raises:
+            InvalidArgument: always.
+        """
+        LocalProject().update()

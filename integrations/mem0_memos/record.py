@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from mem0_memos.ids import ENTITY_IDS
 from memos_core.cube import Fact, MemCube, Plaintext, Preference, StructureRegistry, dump_json
 from memos_core.errors import InvalidArgument
-from memos_core.reader import extract_statements
+from memos_core.reader import extract_statements, structure_text
 from memos_core.retrieval import Hit
 from memos_core.vault import AuditRecord
 
@@ -171,6 +171,8 @@ def _who(payload: Payload) -> dict[str, Any]:
 
 
 def _fields(cube: MemCube) -> Payload:
+    if isinstance(cube.data, Fact | Preference):
+        return {}  # all that they say follows from the text
     data = cube.json_data
     return dict(data) if isinstance(data, dict) else {}
 
@@ -220,11 +222,14 @@ def expiration(value: Any) -> str | None:
         raise InvalidArgument(f"expiration_date must be a date as YYYY-MM-DD, got {value!r}") from None
 
 
-def statement_content(statement: BaseModel, text: str, extra: Payload) -> Any:
+def statement_content(statement: BaseModel, extra: Payload) -> Any:
     """The content of a memory made from a statement: typed, unless there is metadata, for which a type has no
     room."""
     if not extra:
         return statement
+    text = structure_text(statement)
+    if isinstance(statement, Fact | Preference):
+        return {**extra, TEXT: text}
     fields = statement.model_dump(mode="json")
     fields.pop(_text_field(fields, text), None)
     return {**fields, **extra, TEXT: text}
@@ -238,11 +243,11 @@ def changed_content(cube: MemCube, text: str, metadata: Payload, structures: Str
         cube: as it is. text: what it shall say. metadata: fields to add or replace.
         structures: validates typed content.
     """
+    if isinstance(cube.data, Fact | Preference) and not metadata:
+        return statement_of(text)
     fields = _fields(cube)
     field = _text_field(fields, cube.text)
     if isinstance(cube.data, BaseModel) and not metadata and field in fields:
-        if isinstance(cube.data, Fact | Preference):
-            return statement_of(text)
         return structures.validate(type(cube.data), {**fields, field: text})
     if not fields and not metadata:
         return text

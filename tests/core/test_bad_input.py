@@ -156,7 +156,7 @@ CASES: dict[str, tuple[str, Call, list[Any]]] = {
     "put expected_version of two": (
         "expected_version",
         lambda b, value: b.view.put([b.cube, b.view.cube("x")], expected_version=value),
-        [0],
+        [1],
     ),
     "put duplicates": (
         "duplicates",

@@ -44,7 +44,7 @@ def test_cubes_of_other_adapters_are_memories(memos: MemOS, memory: Memory) -> N
         "colour: red\nsize: 3",
         "plain text",
     }
-    assert items["I love green tea."]["metadata"] == {"polarity": "like"}
+    assert items["I love green tea."]["metadata"] is None  # what it says is in its text
     assert items["owns a kayak"]["metadata"] == {"kind": "hobby"}
     assert items["colour: red\nsize: 3"]["metadata"] == {"colour": "red", "size": 3}
     assert items["plain text"]["metadata"] is None
@@ -101,7 +101,7 @@ def test_what_was_changed_or_expired_can_be_stated_again(memory: Memory) -> None
 def test_statements_with_metadata(memory: Memory) -> None:
     memory.add("I love green tea.", user_id="alice", metadata={"topic": "drinks"})
     (item,) = memory.get_all(filters={**ALICE, "topic": "drinks"})["results"]
-    assert item["metadata"] == {"topic": "drinks", "polarity": "like"}
+    assert item["metadata"] == {"topic": "drinks"}
     assert item["memory"] == "I love green tea."
 
 
@@ -121,7 +121,7 @@ def test_updates_keep_the_shape_of_a_cube(memos: MemOS, memory: Memory) -> None:
         "fact",
     )
     memory.update(liked.id, metadata={"seen": 1})
-    assert alice.read(liked.id).data == {"statement": "Drinks coffee.", "seen": 1}
+    assert alice.read(liked.id).data == {"data": "Drinks coffee.", "seen": 1}
     pet = alice.write(Pet(content="Bo", legs=4))
     memory.update(pet.id, "Mia")
     assert alice.read(pet.id).data == Pet(content="Mia", legs=4)

@@ -1,0 +1,129 @@
+"""Which statements of `add(infer=True)` are kept: what comes back, what is corrected, what is said twice at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from mem0_kit import embed, texts
+
+from mem0_memos import Memory
+from memos_core.cube import Preference
+from memos_core.errors import VersionConflict
+from memos_core.memos import MemOS
+
+ALICE: dict[str, Any] = {"user_id": "alice"}
+
+
+def model(*found: dict[str, str]) -> Any:
+    """A language model that finds one memory a call."""
+    replies: Iterator[str] = iter([json.dumps({"memory": [one]}) for one in found])
+    return lambda messages: next(replies)
+
+
+def homes(memory: Memory, **more: Any) -> list[str]:
+    return texts(memory.search("I live in", filters=ALICE, **more))
+
+
+def test_what_held_once_and_is_said_again_holds_again(memory: Memory) -> None:
+    ids = [
+        memory.add(said, user_id="alice")["results"][0]["id"]
+        for said in ("I live in Oslo.", "I live in Bergen.", "I live in Oslo.")
+    ]
+    assert len(set(ids)) == 3
+    assert homes(memory) == ["I live in Oslo."]
+    assert memory.add("I live in Oslo.", user_id="alice") == {"results": []}
+    assert memory.get(ids[0]) is not None
+
+
+def test_after_a_wrong_statement_is_deleted_the_right_one_can_be_said_again(memory: Memory) -> None:
+    memory.add("I live in Oslo.", user_id="alice")
+    [wrong] = memory.add("I live in Bergen.", user_id="alice")["results"]
+    memory.delete(wrong["id"])
+    assert texts(memory.add("I live in Oslo.", user_id="alice")) == ["I live in Oslo."]
+    assert homes(memory) == ["I live in Oslo."]
+
+
+def test_a_memory_that_held_no_more_and_is_rewritten_is_found(memory: Memory) -> None:
+    [old] = memory.add("I live in Oslo.", user_id="alice")["results"]
+    memory.add("I live in Bergen.", user_id="alice")
+    memory.update(old["id"], metadata={"seen": 1})
+    assert homes(memory) == ["I live in Bergen."]
+    memory.update(old["id"], "My sister lives in Oslo.")
+    assert set(texts(memory.search("my sister lives in oslo", filters=ALICE))) == {
+        "My sister lives in Oslo.",
+        "I live in Bergen.",
+    }
+
+
+@pytest.mark.parametrize("who", [{}, {"attributed_to": "user"}])
+@pytest.mark.parametrize("metadata", [None, {"topic": "home"}])
+def test_a_contradiction_ends_the_earlier_statement_whatever_is_noted_beside_it(
+    memos: MemOS, who: dict[str, str], metadata: dict[str, Any] | None
+) -> None:
+    found = ({"text": f"I live in {city}.", **who} for city in ("Oslo", "Rome", "Lima"))
+    memory = Memory(memos, llm=model(*found))
+    memory.add("x", user_id="alice", metadata=metadata)
+    [rome] = memory.add("y", user_id="alice", metadata=metadata)["results"]
+    assert homes(memory) == ["I live in Rome."]
+    memory.update(rome["id"], metadata={"seen": 2})
+    memory.add("z", user_id="alice", metadata=metadata)
+    assert homes(memory) == ["I live in Lima."]
+
+
+def test_what_is_kept_word_for_word_ends_nothing(memory: Memory) -> None:
+    for city in ("Oslo", "Rome"):
+        memory.add(f"I live in {city}.", user_id="alice", infer=False)
+    assert set(homes(memory)) == {"I live in Oslo.", "I live in Rome."}
+
+
+def test_what_a_model_corrects_in_case_or_spacing_is_kept(memos: MemOS) -> None:
+    passwords = ["User's wifi password is abc.", "User's wifi password is ABC."]
+    memory = Memory(memos, llm=model(*({"text": said} for said in (*passwords, *passwords))))
+    added = [texts(memory.add("x", user_id="alice")) for _ in range(4)]
+    assert added == [passwords[:1], passwords[1:], [], []]
+    assert sorted(texts(memory.get_all(filters=ALICE))) == sorted(passwords)
+
+
+def test_metadata_of_a_statement_is_the_callers(memos: MemOS, memory: Memory) -> None:
+    [added] = memory.add("I love green tea.", user_id="alice")["results"]
+    found = memory.get(added["id"])
+    assert found is not None
+    assert found["metadata"] is None
+    memory.update(added["id"], metadata={"statement": "chat 7", "polarity": "north", "k": 1})
+    memory.update(added["id"], "I hate green tea.")
+    found = memory.get(added["id"])
+    assert found is not None
+    assert (found["memory"], found["metadata"]) == (
+        "I hate green tea.",
+        {"statement": "chat 7", "polarity": "north", "k": 1},
+    )
+    typed = memos.scoped(user="alice").write(Preference(statement="I love tea.", polarity="like"))
+    assert texts(memory.get_all(filters={**ALICE, "polarity": "like"})) == []
+    assert memory.get(typed.id)["metadata"] is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_a_statement_that_many_add_at_once_is_added_once(tmp_path: Any, metadata: bool) -> None:
+    with Memory(config={"url": tmp_path / "v", "embedder": embed}) as memory, ThreadPoolExecutor(8) as pool:
+
+        def add(n: int) -> Any:
+            more = {"metadata": {"n": n}} if metadata else {}
+            return memory.add("I love green tea. I live in Oslo.", user_id="alice", **more)["results"]
+
+        events = [event for result in pool.map(add, range(16)) for event in result]
+        assert sorted(event["memory"] for event in events) == ["I live in Oslo.", "I love green tea."]
+        for event in events:
+            assert [row["event"] for row in memory.history(event["id"])] == ["ADD"]
+
+
+def test_many_new_cubes_are_refused_together_if_one_is_there(memos: MemOS) -> None:
+    alice = memos.scoped(user="alice")
+    first = alice.put([alice.cube("a", key="a"), alice.cube("b", key="b")], expected_version=0)
+    assert [c.version for c in first] == [1, 1]
+    with pytest.raises(VersionConflict, match="'b' has version 1"):
+        alice.put([alice.cube("c", key="c"), alice.cube("d", key="b")], expected_version=0)
+    assert sorted(c.text for c in alice.find()) == ["a", "b"]
