@@ -306,6 +306,7 @@ class MemOS(Memory, Items, Versions, Governed):
         again: bool = True,
         namespace: str = MESSAGES,
         delete: Sequence[str] | Matching = (),
+        ids: Sequence[str] | None = None,
     ) -> list[MemCube]:
         """Store a finished turn: each message verbatim, and what the user stated as typed cubes, in one
         transaction. A statement this user made before, word for word, is not stored twice.
@@ -318,12 +319,17 @@ class MemOS(Memory, Items, Versions, Governed):
                 again, though it may hold no more.
             namespace: where the messages go; only those in the default one are the `conversation`.
             delete: see `put`; e.g. the messages that these replace.
+            ids: of the messages' cubes, new ones, one each. A conversation is in the order of its ids.
 
         Returns:
             The cubes stored: messages first, then statements.
         """
         where = arguments.name(namespace, "namespace")
         episodes = self._core.reader.messages(messages, self._scope, self._principal.label, namespace=where)
+        if ids is not None:
+            if len(arguments.names(ids, "ids")) != len(episodes):
+                raise InvalidArgument(f"ids must be one for each message, got {len(ids)} for {len(episodes)}")
+            episodes = [e.model_copy(update={"id": id_}) for e, id_ in zip(episodes, ids, strict=True)]
         heard = [e for e in episodes if (extract(e.text) if callable(extract) else extract)]
         statements = self._new_statements(self._core.reader.statements(heard), again)
         stored = self.put([*episodes, *statements], delete=delete)

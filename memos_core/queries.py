@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from math import isfinite
 from typing import Any, Literal
@@ -178,6 +179,13 @@ class Queries(View):
         hits = self._core.retriever.nearest(vector, which, k=arguments.count(k, "k", 1), accept=accept)
         self._seen([h.cube for h in hits])
         return hits
+
+    def memories_state(self) -> str:
+        """A text that is another one when anything is that a prompt of this scope could recall: part of the key of
+        whatever keeps replies."""
+        which = self._which(kinds=["plaintext"], not_types=NOT_MEMORIES, granted="read", valid_at=now())
+        which = replace(which, scope=self._scope.home, sessionless=self._scope.user is None)
+        return "{}@{}".format(*self._core.vault.tally(which))
 
     def _seen(self, cubes: Sequence[MemCube]) -> None:
         """These cubes were handed out: counted, and logged where reads are audited."""

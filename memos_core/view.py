@@ -14,6 +14,8 @@ from memos_core.governance import effective_scope
 from memos_core.scheduler import Decision, MemScheduler
 from memos_core.vault import Actor, CubeFilter, Right, Writer
 
+UNNAMED = "default"  # the session of who names neither a user nor a session
+
 
 class View:
     """The base of `Memory`, `Evolution` and `Governed`, which `MemOS` joins."""
@@ -42,6 +44,18 @@ class View:
         raise InvalidArgument(
             "an open MemOS cannot be pickled or sent to another process; open its url there with MemOS.open"
         )
+
+    def in_session(self, session: str = UNNAMED) -> Self:
+        """This view; where it names neither a user nor a session, a narrower one. What is said without either would
+        otherwise count for every session that nobody is known to speak in.
+
+        Args:
+            session: which.
+        """
+        if self._scope.user is not None or self._scope.session is not None:
+            return self
+        scope = self._scope.narrow(session=session)
+        return type(self)(self._core, scope, self._principal, self._actor.adapter)
 
     @property
     def scope(self) -> Scope:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
@@ -19,6 +21,8 @@ except ImportError:
     raise missing_extra("langchain-core", "langchain") from None
 
 CACHE = "cache"
+_READ = 1_000  # characters: about what a sentence embedder reads before it cuts off
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _KINDS: dict[str, type[Generation]] = {
     cls.__name__: cls for cls in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
 }
@@ -50,7 +54,7 @@ class MemOSCache(BaseCache):
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         """See `BaseCache.lookup`."""
         key = _digest(prompt)
-        found = self._memos.items_at(_place(llm_string), [key]).get(key)
+        found = self._memos.items_at(self._place(prompt, llm_string), [key]).get(key)
         return None if found is None else [_generation(stored) for stored in found.data["replies"]]
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -64,7 +68,7 @@ class MemOSCache(BaseCache):
         self._memos.write(
             {"replies": replies},
             text=self._found_by(prompt),
-            namespace=_place(llm_string),
+            namespace=self._place(prompt, llm_string),
             key=_digest(prompt),
             semantic_type=CACHE,
             ttl=self._ttl,
@@ -74,13 +78,20 @@ class MemOSCache(BaseCache):
         """Remove all replies of this scope, of every model."""
         self._memos.delete_where(namespace=(CACHE,), types=[CACHE])
 
+    def _place(self, prompt: str, llm_string: str) -> tuple[str, ...]:
+        """The namespace of the replies that may stand for one another."""
+        return CACHE, _digest(llm_string)
+
     def _found_by(self, prompt: str) -> str:
         """The text by which a search finds the reply; "" for none."""
         return ""
 
 
 class MemOSSemanticCache(MemOSCache):
-    """`MemOSCache` that also gives the reply to the nearest prompt of the same model, where it is near enough.
+    """`MemOSCache` that also gives the reply to the nearest question, where it is near enough. Only the last message
+    of a chat may differ, if the user wrote it; everything before it (the system message, the conversation, recalled
+    facts), the model and its settings must be the same, and so must the numbers in the question. A question longer than
+    an embedder reads (1,000 characters) must be the same word for word.
 
     Args:
         memos: as for `MemOSCache`; opened with an embedder. similarity: how near, as a cosine. ttl: as there.
@@ -98,17 +109,19 @@ class MemOSSemanticCache(MemOSCache):
 
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         """See `BaseCache.lookup`."""
-        same = super().lookup(prompt, llm_string)
-        if same is not None or not prompt.strip():
+        same, asked = super().lookup(prompt, llm_string), self._found_by(prompt)
+        if same is not None or not asked.strip():
             return same
+        numbers = _numbers(asked)
         hits = self._memos.search(
-            prompt,
+            asked,
             k=5,
-            namespace=_place(llm_string),
+            namespace=self._place(prompt, llm_string),
             types=[CACHE],
             min_similarity=self._similarity,
             shared=False,
             valid_at=None,
+            accept=lambda cube: _numbers(cube.text) == numbers,
         )
         near = [hit for hit in hits if hit.similarity is not None]  # the others were found by words only
         if not near:
@@ -116,12 +129,29 @@ class MemOSSemanticCache(MemOSCache):
         best = max(near, key=lambda hit: hit.similarity or 0.0)
         return [_generation(stored) for stored in best.cube.json_data["replies"]]
 
+    def _place(self, prompt: str, llm_string: str) -> tuple[str, ...]:
+        return *super()._place(prompt, llm_string), _digest(_parted(prompt)[0])
+
     def _found_by(self, prompt: str) -> str:
-        return prompt
+        asked = _parted(prompt)[1]
+        return asked if len(asked) <= _READ else ""
 
 
-def _place(llm_string: str) -> tuple[str, str]:
-    return CACHE, _digest(llm_string)
+def _parted(prompt: str) -> tuple[str, str]:
+    """A prompt as what stands before its last question, and the question. Of a chat, LangChain's `dumps` of its
+    messages; any other prompt is a question as a whole."""
+    try:
+        *before, last = json.loads(prompt)
+        kind, question = last["id"][-1], last["kwargs"].pop("content")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return "", prompt
+    if kind != "HumanMessage" or not isinstance(question, str):
+        return prompt, ""
+    return json.dumps([*before, last]), question
+
+
+def _numbers(text: str) -> list[str]:
+    return sorted(_NUMBER.findall(text))
 
 
 def _digest(text: str) -> str:

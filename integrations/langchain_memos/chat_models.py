@@ -25,12 +25,14 @@ except ImportError:
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from pydantic import ConfigDict, Field
 
-from langchain_memos.scopes import ids_of
+from langchain_memos.scopes import ids_of, ids_of_context, ids_of_run
 from langchain_memos.turns import call_chunks, to_dicts
 from memos_core.activation import Chunk, GenerateOptions
 from memos_core.chat import ChatTurn, check_tools, options_of
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS, Prompt
+
+_IDS = ("user_id", "thread_id")
 
 
 class ChatMemOS(BaseChatModel):
@@ -39,7 +41,8 @@ class ChatMemOS(BaseChatModel):
     Each call puts the user's resident memories behind the system message and the memories recalled for the
     last human message in front of it, then generates from the longest stored KV prefix. Whose memories:
     `user_id` and `thread_id` of the config's `configurable` (as in LangGraph), or of the call, within the
-    scope of `memos`.
+    scope of `memos`; in an agent, `user_id` of the runtime's context goes before the config's. Classic chains hand no
+    config to their model: give it the view of its user, `ChatMemOS(memos=memos.scoped(user=…))`.
 
         model = ChatMemOS(memos=MemOS.open(model="smollm2-135m"))
         model.invoke("What is my dog called?", {"configurable": {"user_id": "maya", "thread_id": "t1"}})
@@ -52,7 +55,8 @@ class ChatMemOS(BaseChatModel):
         max_tokens: the most tokens of a reply. stop: strings that end one.
         recall_k: how many memories to recall for a question; 0 recalls none.
         reuse: whether stored KV is used.
-        remember: store the last human message and the reply as memory, when a call ends without tool calls.
+        remember: store the last human message and the reply as memory, when a call ends without tool calls. Calls
+            that name neither a user nor a thread share the session "default", and no cache is asked.
         agent: part of the scope; give agents of one user with different system messages different names.
         streaming: let `invoke` stream to callbacks, as in other chat models.
 
@@ -80,6 +84,12 @@ class ChatMemOS(BaseChatModel):
             raise InvalidArgument(
                 "memos has no model; open it with MemOS.open(model='smollm2-135m') or another name"
             )
+        if self.remember:  # a reply from a cache would be a turn that nobody remembers
+            if self.cache:
+                raise InvalidArgument(
+                    "cache: replies that are remembered cannot come from a cache; leave it out"
+                )
+            self.cache = False
 
     @property
     def _llm_type(self) -> str:
@@ -90,8 +100,16 @@ class ChatMemOS(BaseChatModel):
         return {
             "model_name": self.memos.model_name,
             "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
             "max_tokens": self.max_tokens,
         }
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The part of a cache's key that is not the prompt: a reply depends on who asks, and on what is remembered."""
+        view = self._view(kwargs)
+        told = f"{view.scope}, {self.recall_k} recalled, memories {view.memories_state()}"
+        return f"{super()._get_llm_string(stop=stop, **kwargs)}---{told}"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -236,11 +254,16 @@ class ChatMemOS(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[MemOS, list[dict[str, Any]], GenerateOptions]:
         """Whose request it is, what they say, and how to generate: the call's arguments, else the fields."""
-        view = self.memos.scoped(
-            user=kwargs.get("user_id"), agent=self.agent, session=kwargs.get("thread_id"), adapter="langchain"
-        )
         options = replace(options_of(self, {**kwargs, "stop": stop}), reuse=self.reuse)
-        return view, to_dicts(messages), options
+        return self._view(kwargs), to_dicts(messages), options
+
+    def _view(self, kwargs: dict[str, Any]) -> MemOS:
+        """Whose memories: the call's arguments say it, else the run that the call is part of."""
+        ids = {**ids_of_run(), **{name: kwargs[name] for name in _IDS if kwargs.get(name) is not None}}
+        view = self.memos.scoped(
+            user=ids.get("user_id"), agent=self.agent, session=ids.get("thread_id"), adapter="langchain"
+        )
+        return view.in_session() if self.remember else view
 
     def _piece(self, chunk: Chunk, prompt: Prompt, before: int) -> ChatGenerationChunk:
         """A chunk as LangChain's. `before`: how many tool calls came before it."""
@@ -275,8 +298,9 @@ class ChatMemOS(BaseChatModel):
 
 
 def _with_scope(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The call's arguments with the user and thread of the config; an argument given by the caller wins."""
-    return {**ids_of(ensure_config(config).get("configurable", {})), **kwargs}
+    """The call's arguments with the user and thread of the run: of its config, and before that of the context of
+    the graph it is in. An argument given by the caller wins."""
+    return {**ids_of(ensure_config(config).get("configurable", {})), **ids_of_context(), **kwargs}
 
 
 def _choice(wanted: str | dict[str, Any] | bool | None) -> str | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from memos_core.cube import MemCube, Message, dump_json
 from memos_core.errors import InvalidArgument, missing_extra
+from memos_core.memory import Matching
 from memos_core.memos import MemOS, given
+from memos_core.reader import MESSAGES
 
 try:
     from langchain_core.chat_history import BaseChatMessageHistory
+    from langchain_core.documents import Document
     from langchain_core.messages import (
         AIMessage,
         BaseMessage,
@@ -26,6 +30,7 @@ try:
 except ImportError:
     raise missing_extra("langchain-core", "langchain") from None
 
+_DOCUMENT = "langchain_core.documents.Document"
 _ROLES = {"human": "user", "ai": "assistant"}
 _CLASSES: dict[str, type[BaseMessage]] = {
     "user": HumanMessage,
@@ -46,7 +51,7 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
     threads; the async methods of the base class run these in a worker thread.
 
     Args:
-        session_id: the conversation; None takes the session of `memos`.
+        session_id: the conversation (a number counts as its text); None takes the session of `memos`.
         memos: an open `MemOS`, or a narrower view of one. It stays the caller's to close.
         user: whose conversation it is; None takes the user of `memos`.
 
@@ -54,8 +59,14 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
         InvalidArgument: there is no session. AccessDenied: `memos` belongs to another user or session.
     """
 
-    def __init__(self, session_id: str | None = None, *, memos: MemOS, user: str | None = None) -> None:
-        self.memos = given(memos).scoped(user=user, session=session_id, adapter="langchain")
+    def __init__(
+        self,
+        session_id: str | int | UUID | None = None,
+        *,
+        memos: MemOS,
+        user: str | int | UUID | None = None,
+    ) -> None:
+        self.memos = given(memos).scoped(user=_name(user), session=_name(session_id), adapter="langchain")
         if self.memos.scope.session is None:
             raise InvalidArgument(
                 "session_id must name the conversation; pass one, or a MemOS view with session="
@@ -67,7 +78,7 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
         return str(self.memos.scope.session)
 
     @property
-    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+    def messages(self) -> list[BaseMessage]:
         """The session's messages, oldest first. Messages that another framework stored are read by role and
         text.
 
@@ -75,6 +86,17 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
             VaultError: the vault cannot be read.
         """
         return [_from_cube(cube) for cube in self.memos.conversation()]
+
+    @messages.setter
+    def messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Replace the conversation, in one transaction. What was in it before is not stated anew."""
+        told = {cube.text for cube in self.memos.conversation()}
+        new = [_to_core(m, i) for i, m in enumerate(messages)]
+        gone = Matching((MESSAGES,), ["message"])
+        if new:
+            self.memos.remember(new, extract=lambda text: text not in told, delete=gone)
+        else:
+            self.memos.put([], delete=gone)
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Store messages, all or none, in one transaction.
@@ -94,14 +116,44 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
         self.memos.delete_where(types=["message"])
 
 
+def _name(value: Any) -> Any:
+    """An id as the text that it is stored as."""
+    return str(value) if isinstance(value, int | UUID) and not isinstance(value, bool) else value
+
+
 def _to_core(message: BaseMessage, index: int) -> Message:
     if not isinstance(message, BaseMessage):
         raise InvalidArgument(f"messages[{index}] must be a LangChain message, got {type(message).__name__}")
     raw = message_to_dict(message)
+    if isinstance(message, ToolMessage) and message.artifact is not None:
+        raw["data"]["artifact"] = _packed(message.artifact)
     dump_json(raw, f"messages[{index}]")
     kind = message.type.removesuffix("MessageChunk").lower()
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(kind, kind)
     return Message(role=role, content=str(message.text), raw=raw)
+
+
+def _packed(artifact: Any) -> Any:
+    """What a tool found, as JSON. Documents, which retriever tools give, keep their class."""
+    if isinstance(artifact, Document):
+        return {_DOCUMENT: artifact.model_dump(mode="json", exclude={"type"})}
+    if isinstance(artifact, list | tuple):
+        return [_packed(one) for one in artifact]
+    if isinstance(artifact, Mapping):
+        return {name: _packed(one) for name, one in artifact.items()}
+    return artifact
+
+
+def _unpacked(stored: Any) -> Any:
+    if isinstance(stored, list):
+        return [_unpacked(one) for one in stored]
+    if not isinstance(stored, dict):
+        return stored
+    return (
+        Document(**stored[_DOCUMENT])
+        if [*stored] == [_DOCUMENT]
+        else {name: _unpacked(one) for name, one in stored.items()}
+    )
 
 
 def _from_cube(cube: MemCube) -> BaseMessage:
@@ -110,7 +162,10 @@ def _from_cube(cube: MemCube) -> BaseMessage:
     stored: Any = cube.json_data
     role, raw = stored["role"], stored.get("raw")
     if isinstance(raw, dict) and isinstance(raw.get("type"), str) and isinstance(raw.get("data"), dict):
-        return messages_from_dict([raw])[0]
+        message = messages_from_dict([raw])[0]
+        if isinstance(message, ToolMessage):
+            message.artifact = _unpacked(message.artifact)
+        return message
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         if found := _of_llama_index(role, stored["content"], raw):
             return found

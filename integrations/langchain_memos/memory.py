@@ -12,7 +12,6 @@ from memos_core.prompt import memory_note, unsaid
 
 try:
     from langchain_classic.memory.chat_memory import BaseChatMemory
-    from langchain_classic.memory.utils import get_prompt_input_key
 except ImportError:
     raise missing_extra("langchain-classic", "langchain") from None
 
@@ -136,7 +135,7 @@ class MemOSMemory(BaseChatMemory):
         """What to put into the prompt for these inputs.
 
         Args:
-            inputs: the chain's inputs; with none, no memories are recalled.
+            inputs: the chain's inputs: memories are recalled for their texts, those of `input_key` where it is set.
 
         Returns:
             `{memory_key: …}`: recalled memories (as a system message, or lines under "Relevant memories:")
@@ -144,7 +143,6 @@ class MemOSMemory(BaseChatMemory):
             there, a text or a list of messages as well.
 
         Raises:
-            ValueError: there are several inputs and no `input_key`. InvalidArgument: the input is no text.
             VaultError: the vault cannot be read.
         """
         everything = self.chat_memory.messages
@@ -197,15 +195,11 @@ class MemOSMemory(BaseChatMemory):
         return [_message(said, HumanMessage, "the input"), _message(answered, AIMessage, "the output")]
 
     def _question(self, inputs: dict[str, Any]) -> str:
-        if self.input_key is not None:
-            key = self.input_key if self.input_key in inputs else None
-        else:
-            key = (
-                get_prompt_input_key(inputs, self.memory_variables)
-                if {*inputs} - {*self.memory_variables, "stop"}
-                else None
-            )
-        return str(_message(inputs[key], HumanMessage, f"inputs[{key!r}]").text) if key is not None else ""
+        """What to recall memories for: the input's text; of several inputs, or a list of messages, the last ones. ""
+        for nothing that can be asked for."""
+        names = [self.input_key] if self.input_key is not None else [*inputs]
+        asked = [inputs[n] for n in names if n in inputs and n not in (*self.memory_variables, "stop")]
+        return "\n".join(text for text in map(_text, asked) if text.strip())
 
     def _recalled(self, question: str, shown: Sequence[BaseMessage]) -> list[BaseMessage]:
         """One system message with the best memories that fit into the token limit, or nothing."""
@@ -240,6 +234,18 @@ class MemOSMemory(BaseChatMemory):
 
     def _as_str(self, messages: Sequence[BaseMessage]) -> str:
         return get_buffer_string(messages, human_prefix=self.human_prefix, ai_prefix=self.ai_prefix)
+
+
+def _text(value: Any) -> str:
+    """The text of what a chain was given; of messages, that of the user's last one."""
+    if isinstance(value, list):
+        said = [one for one in value if isinstance(one, HumanMessage)]
+        if said:
+            return str(said[-1].text)
+    try:
+        return str(_message(value, HumanMessage, "the input").text)
+    except InvalidArgument:
+        return ""
 
 
 def _message(value: Any, cls: type[BaseMessage], name: str) -> BaseMessage:

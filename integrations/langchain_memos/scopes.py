@@ -26,12 +26,29 @@ def ids_of_run(runtime: Any = None) -> dict[str, str]:
     """`user_id` and `thread_id` of the run that this is called in: of its runtime's context, else of its config.
 
     Args:
-        runtime: LangGraph's, where the caller was given it.
+        runtime: LangGraph's, where the caller was given it; else that of the node that this is called in, if any.
     """
-    ids = ids_of(ensure_config().get("configurable", {}))
-    context = getattr(runtime, "context", None)
+    return {**ids_of(ensure_config().get("configurable", {})), **ids_of_context(runtime)}
+
+
+def ids_of_context(runtime: Any = None) -> dict[str, str]:
+    """`user_id` of the context of a graph's run, if it is there.
+
+    Args:
+        runtime: see `ids_of_run`.
+    """
+    context = getattr(runtime if runtime is not None else _runtime(), "context", None)
     user = context.get("user_id") if isinstance(context, Mapping) else getattr(context, "user_id", None)
-    return ids if user is None else {**ids, "user_id": str(user)}
+    return {} if user is None else {"user_id": str(user)}
+
+
+def _runtime() -> Any:
+    try:
+        from langgraph.runtime import get_runtime
+
+        return get_runtime()
+    except (ImportError, RuntimeError):  # outside of a graph
+        return None
 
 
 def outside(arguments: Mapping[str, Any], scope: Scope) -> str | None:

@@ -66,24 +66,23 @@ class MemoryTool(BaseTool):
     def _parse_input(self, tool_input: str | dict[str, Any], tool_call_id: str | None) -> Any:
         """See `BaseTool._parse_input`, which would drop arguments that the schema does not have."""
         if isinstance(tool_input, dict):
-            view = self._view(session=True)
+            view = self._view()
             name = outside(tool_input, view.scope)
             if name is not None:
                 raise self._refused(view, f"{name} names memory outside {view.scope}")
         return super()._parse_input(tool_input, tool_call_id)
 
-    def _view(self, *, session: bool = False) -> MemOS:
-        """The memory of the user whose run this is, of all sessions or of the run's."""
-        try:
-            from langgraph.runtime import get_runtime
+    def _view(self) -> MemOS:
+        """The memory of the run's session."""
+        ids = ids_of_run()
+        view = self.memos.scoped(user=ids.get("user_id"), session=ids.get("thread_id"), adapter="langchain")
+        return view.in_session()
 
-            runtime: Any = get_runtime()
-        except (ImportError, RuntimeError):  # called outside of a graph
-            runtime = None
-        ids = ids_of_run(runtime)
-        return self.memos.scoped(
-            user=ids.get("user_id"), session=ids.get("thread_id") if session else None, adapter="langchain"
-        )
+    def _whole_view(self) -> MemOS:
+        """The memory of the user whose run this is, of all sessions; of nobody's run, that of its session."""
+        ids = ids_of_run()
+        view = self.memos.scoped(user=ids.get("user_id"), adapter="langchain")
+        return view if view.scope.user is not None else self._view()
 
     def _refused(self, view: MemOS, why: str, cube_id: str = "") -> ToolException:
         view.note_refusal(f"{self.name}: {why}", cube_id)
@@ -135,7 +134,7 @@ class SaveMemory(MemoryTool):
 
     def _run(self, text: str) -> str:
         try:
-            return f"Saved {_line(self._view(session=True).write(text, origin='tool'))}"
+            return f"Saved {_line(self._view().write(text, origin='tool'))}"
         except InvalidArgument as err:
             raise ToolException(str(err)) from None
 
@@ -148,7 +147,7 @@ class UpdateMemory(MemoryTool):
     args_schema: type[BaseModel] = _Correction
 
     def _run(self, memory_id: str, text: str) -> str:
-        view = self._view()
+        view = self._whole_view()
         cube = self._found(view, memory_id)
         try:
             return f"Updated {_line(view.update(cube.id, text))}"
@@ -166,7 +165,7 @@ class ForgetMemory(MemoryTool):
     args_schema: type[BaseModel] = _Which
 
     def _run(self, memory_id: str) -> str:
-        view = self._view()
+        view = self._whole_view()
         cube = self._found(view, memory_id)
         if not view.delete(cube.id):
             raise self._refused(view, "this memory is another user's, who only lets it be read", cube.id)

@@ -24,6 +24,7 @@ except ImportError:
 from langchain_memos.embeddings import MemOSEmbeddings
 
 DOCUMENT = "document"
+_SEP = "\x1f"
 Filter = Callable[[Document], bool] | Mapping[str, Any]
 
 
@@ -47,6 +48,8 @@ class MemOSVectorStore(VectorStore):
         self._namespace = arguments.names(namespace, "namespace")
         if not self._namespace:
             raise InvalidArgument("namespace must name the collection, got an empty one")
+        session = self._memos.scope.session
+        self._prefix = "" if session is None else f"{session}{_SEP}"
 
     @property
     def embeddings(self) -> Embeddings | None:
@@ -102,7 +105,7 @@ class MemOSVectorStore(VectorStore):
                 {"metadata": document.metadata},
                 text=document.page_content,
                 namespace=self._namespace,
-                key=key,
+                key=self._key(key),
                 semantic_type=DOCUMENT,
                 origin="import",
             )
@@ -114,13 +117,25 @@ class MemOSVectorStore(VectorStore):
         if ids is None:
             self._memos.delete_where(namespace=self._namespace, types=[DOCUMENT])
         elif ids:
-            self._memos.delete(self._memos.item_ids(self._namespace, ids))
+            self._memos.delete(self._memos.item_ids(self._namespace, self._keys(ids)))
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents with these ids, in their order; those that are not there are left out."""
-        found = self._memos.items_at(self._namespace, ids)
-        return [_document(id_, found[id_].text, found[id_].data) for id_ in ids if id_ in found]
+        found = self._memos.items_at(self._namespace, self._keys(ids))
+        items = [(id_, found.get(self._key(id_)) or found.get(id_)) for id_ in ids]
+        return [_document(id_, item.text, item.data) for id_, item in items if item is not None]
+
+    def _key(self, id_: str) -> str:
+        """Where a document lies. Addresses are the user's: each session's store has its own."""
+        return self._prefix + id_ if isinstance(id_, str) else id_
+
+    def _keys(self, ids: Sequence[str]) -> list[str]:
+        """Where documents may lie: those of older vaults have no address of their session."""
+        return list(dict.fromkeys([*map(self._key, ids), *ids]))
+
+    def _of(self, cube: MemCube) -> Document:
+        return _document(cube.key.removeprefix(self._prefix), cube.text, cube.json_data)
 
     def similarity_search(
         self, query: str, k: int = 4, *, filter: Filter | None = None, **kwargs: Any
@@ -136,7 +151,7 @@ class MemOSVectorStore(VectorStore):
         self, query: str, k: int = 4, *, filter: Filter | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """`similarity_search`, each document with a score of 0 to 1, higher is nearer, comparable within one search."""
-        return [(_of(hit.cube), hit.score) for hit in self._hits(query, k, filter)]
+        return [(self._of(hit.cube), hit.score) for hit in self._hits(query, k, filter)]
 
     def max_marginal_relevance_search(
         self,
@@ -167,7 +182,7 @@ class MemOSVectorStore(VectorStore):
         Raises:
             InvalidArgument: it is of another length, or the vault has no embedder.
         """
-        return [_of(cube) for cube in self._nearest(embedding, k, filter)]
+        return [self._of(cube) for cube in self._nearest(embedding, k, filter)]
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -186,10 +201,10 @@ class MemOSVectorStore(VectorStore):
     def _diverse(self, cubes: Sequence[MemCube], query: Any, k: int, lambda_mult: float) -> list[Document]:
         vectors = self._memos.embedding.embed_documents([cube.text for cube in cubes])
         chosen = maximal_marginal_relevance(np.asarray(query), list(vectors), lambda_mult=lambda_mult, k=k)
-        return [_of(cubes[i]) for i in chosen]
+        return [self._of(cubes[i]) for i in chosen]
 
     def _nearest(self, embedding: Sequence[float], k: int, filter: Filter | None) -> list[MemCube]:
-        accept = None if filter is None else lambda cube: _meets(_of(cube), filter)
+        accept = None if filter is None else lambda cube: _meets(self._of(cube), filter)
         hits = self._memos.nearest(embedding, k=k, namespace=self._namespace, types=[DOCUMENT], accept=accept)
         return [hit.cube for hit in hits]
 
@@ -197,7 +212,7 @@ class MemOSVectorStore(VectorStore):
         return float  # scores are relevances already
 
     def _hits(self, query: str, k: int, filter: Filter | None) -> list[Hit]:
-        accept = None if filter is None else lambda cube: _meets(_of(cube), filter)
+        accept = None if filter is None else lambda cube: _meets(self._of(cube), filter)
         return self._memos.search(
             query,
             k=k,
@@ -207,10 +222,6 @@ class MemOSVectorStore(VectorStore):
             shared=False,
             valid_at=None,
         )
-
-
-def _of(cube: MemCube) -> Document:
-    return _document(cube.key, cube.text, cube.json_data)
 
 
 def _document(id_: str, text: str, stored: Any) -> Document:

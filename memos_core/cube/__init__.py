@@ -13,7 +13,7 @@ from memos_core.cube.cube import (
     Source,
     now,
 )
-from memos_core.cube.ids import new_id
+from memos_core.cube.ids import id_between, new_id
 from memos_core.cube.lifecycle import LIVE, State
 from memos_core.cube.payload import MAX_DEPTH, Activation, Parametric, Plaintext, Slot, dump_json, text_of
 from memos_core.cube.scope import ANY_USER, Principal, Scope
@@ -53,6 +53,7 @@ __all__ = [
     "content_hash",
     "dump_json",
     "new_id",
+    "id_between",
     "now",
     "text_of",
     "to_json",

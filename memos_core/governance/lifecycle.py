@@ -61,7 +61,7 @@ class DecayPolicy:
     archive_frequency: float = 0.05
     expire_after: timedelta | None = None
     keep_expired: timedelta = _NONE
-    keep_types: frozenset[str] = frozenset({"message", "item", "kv"})
+    keep_types: frozenset[str] = frozenset({"message", "item", "document", "kv"})
     half_life: timedelta = HALF_LIFE
 
     def __post_init__(self) -> None:

@@ -411,6 +411,13 @@ class Vault:
         with self.db.read() as conn:
             return conn.execute(select(func.count()).select_from(t.cubes).where(which.where())).scalar_one()
 
+    def tally(self, which: CubeFilter) -> tuple[int, int]:
+        """How many cubes match, and when the newest of them was written, in the vault's microseconds."""
+        query = select(func.count(), func.coalesce(func.max(t.cubes.c.written_at), 0)).where(which.where())
+        with self.db.read() as conn:
+            count, newest = conn.execute(query).one()
+            return int(count), int(newest)
+
     def type_counts(self, which: CubeFilter) -> dict[str, int]:
         """How many cubes of each semantic type match, most first."""
         query = (

@@ -617,3 +617,45 @@ def test_a_key_that_cannot_be_stored_is_named(memos: MemOS, key: str) -> None:
     for call in (store.get_messages, lambda k: store.add_message(k, said("x")[0]), store.delete_messages):
         with pytest.raises(InvalidArgument, match=r"^key"):
             call(key)
+
+
+@pytest.mark.parametrize("user", ["maya", None])
+def test_inserting_is_that_of_a_list(memos: MemOS, user: str | None) -> None:
+    ours, expected = MemOSSimpleChatStore(memos, user=user), []
+    for n, idx in enumerate((0, 0, 1, -1, 99, -99, 2, 1, 1, -2)):
+        ours.add_message("k", said(str(n))[0], idx=idx)
+        expected.insert(idx, str(n))
+        assert contents(ours.get_messages("k")) == expected
+    with pytest.raises(InvalidArgument, match=r"^idx must be a position"):
+        ours.add_message("k", said("x")[0], idx="1")  # type: ignore[arg-type]
+
+
+def test_inserting_at_one_place_for_ever(memos: MemOS) -> None:
+    store, expected = MemOSSimpleChatStore(memos, user="maya"), ["first", "last"]
+    for text in expected:
+        store.add_message("k", said(text)[0])
+    for n in range(150):  # more often than there are ids between two neighbours
+        store.add_message("k", said(str(n))[0], idx=1)
+        expected.insert(1, str(n))
+    assert contents(store.get_messages("k")) == expected
+
+
+def test_what_others_append_while_one_inserts_stays(memos: MemOS) -> None:
+    store = MemOSSimpleChatStore(memos, user="maya")
+
+    def work(idx: int | None) -> None:
+        for n in range(40):
+            store.add_message("k", said(f"{idx} {n}")[0], idx=idx)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, (0, 1, None)))
+    assert sorted(contents(store.get_messages("k"))) == sorted(
+        f"{idx} {n}" for idx in (0, 1, None) for n in range(40)
+    )
+
+
+async def test_a_block_without_user_and_session_keeps_to_itself(memos: MemOS) -> None:
+    block = MemOSMemoryBlock(memos)
+    await block.aput(said("My password is swordfish."))
+    assert "swordfish" in await block.aget(said("What is my password?"))
+    assert "swordfish" not in await block.aget(said("What is my password?"), session_id="other")

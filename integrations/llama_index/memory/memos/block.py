@@ -29,7 +29,8 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
     prompt still shows, for `Memory.from_defaults(memory_blocks=[…])`.
 
     Takes the place of `VectorMemoryBlock` and `FactExtractionMemoryBlock`; it asks no LLM. It recalls across all
-    sessions of its user, and of nobody else; without a user, within the session.
+    sessions of its user, and of nobody else; without a user, within the session (without either, in the one called
+    "default").
 
     Args:
         memos, vault, tenant, user, agent, session, embedder: see `Locator`.
@@ -88,7 +89,7 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
         return "\n".join(lines) or None
 
     def _keep(self, messages: Sequence[ChatMessage], session_id: str | None) -> None:
-        view = self.memos.scoped(session=session_id)
+        view = self.memos.scoped(session=session_id).in_session()
         # They were said before, when a chat store may have read them already.
         view.remember([to_core(m, i) for i, m in enumerate(messages)], namespace=FLUSHED, again=False)
 
@@ -97,8 +98,8 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
         if not question.strip():
             return ""
         memos = self.memos
-        if memos.scope.user is None and memos.scope.session is None:
-            memos = memos.scoped(session=session_id)  # nobody knows who speaks in the others
+        if memos.scope.user is None:
+            memos = memos.scoped(session=session_id).in_session()  # nobody knows who speaks in the others
         shown = [text_of(m) for m in messages]
         parts = []
         facts = memos.recall(question, k=self.k, accept=unsaid(shown)) if self.k else []

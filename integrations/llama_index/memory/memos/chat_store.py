@@ -21,11 +21,11 @@ except ImportError:
 
 from llama_index.memory.memos.history import (
     ANY,
-    INSERTING,
     add,
     at,
     count,
     cubes,
+    insert,
     read,
     remove,
     replace,
@@ -197,15 +197,12 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
         """Store one message.
 
         Args:
-            idx: the position it goes to; None: the end.
+            idx: the position it goes to, as in `list.insert`; None: the end.
         """
         if idx is None:
             add(self._of(key), [message])
         else:
-            with INSERTING:
-                messages = self.get_messages(key)
-                messages.insert(idx, message)
-                replace(self._of(key), messages, which=_ACTIVE)
+            insert(self._of(key), idx, message)
 
     def delete_messages(self, key: str) -> list[ChatMessage] | None:
         """Delete the messages of a key and return them; None where there are none. Memories of the user stay."""
