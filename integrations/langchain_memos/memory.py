@@ -32,8 +32,7 @@ from langchain_memos.history import MemOSChatMessageHistory
 class MemOSMemory(BaseChatMemory):
     """What a chain remembers: the user's memories that bear on the input, then this session's conversation.
 
-    Takes the place of `langchain_classic.memory.ConversationBufferMemory` (and of
-    `VectorStoreRetrieverMemory`, whose part is the recalled memories): same fields, same rules for input and
+    Takes the place of `langchain_classic.memory.ConversationBufferMemory`: same fields, same rules for input and
     output keys. Differences: the conversation lives in a vault, so it survives the process; memories of the
     user's other sessions are recalled; an unknown field is refused, so that a misspelt `user=` cannot put
     memories in the wrong place.

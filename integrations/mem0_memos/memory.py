@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -480,7 +481,7 @@ class Memory:
         """A memory by its id, with the view of its owner."""
         view = self._view({}, reading=True)
         try:
-            cube = view.read(memory_id)
+            cube = view.read(str(memory_id) if isinstance(memory_id, UUID) else memory_id)
         except NotFound:
             return None
         if cube.payload.kind != "plaintext" or cube.semantic_type in NOT_MEMORIES:

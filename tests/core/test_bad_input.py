@@ -327,6 +327,11 @@ CASES: dict[str, tuple[str, Call, list[Any]]] = {
     # -- memos.py ------------------------------------------------------------------------------------------
     "recall query": ("query", lambda b, v: b.view.recall(v), [None, 1, b"x", ["a"], THING, True]),
     "recall k": ("k must", lambda b, v: b.view.recall("heron", k=v), [None, *NO_COUNTS, 0]),
+    "remember ids": (
+        "ids|id of a cube",
+        lambda b, v: b.view.remember([{"role": "user", "content": "x"}], ids=v),
+        [[], ["a", "b"], "ab", 1, [1], [""], [None]],
+    ),
     "remember messages": (
         "messages|text",
         lambda b, value: b.view.remember(value),

@@ -128,7 +128,22 @@ def test_mem0_is_this_package(tmp_path: Path) -> None:
 import mem0_memos
 mem0_memos.install()
 mem0_memos.install()
-import mem0, mem0.memory.main, mem0.client.main, mem0.configs.base
+import mem0
+assert mem0.memory.main.Memory is mem0.Memory and mem0.exceptions.MemoryError and mem0.configs.base.MemoryConfig
+assert not hasattr(mem0, "nothing") and not hasattr(mem0.memory, "nothing")
+import mem0.memory.main, mem0.client.main, mem0.configs.base
+from mem0.client.utils import api_error_handler
+from mem0.configs.base import AzureConfig, mem0_dir
+from mem0.memory.main import VectorStoreError, capture_event, logger
+from mem0.memory.telemetry import client_telemetry
+from mem0.memory.utils import extract_json, remove_code_blocks
+from unittest import mock
+with mock.patch("mem0.memory.main.capture_event"):
+    pass
+assert api_error_handler(len) is len and AzureConfig(api_key="k").azure_endpoint is None
+client_telemetry.capture_event("x")
+fenced = "<think>hm</think>```json\\n[1]\\n```"
+assert remove_code_blocks(fenced) == "[1]" == extract_json("so: " + fenced)
 from mem0 import AsyncMemory, AsyncMemoryClient, Memory, MemoryClient
 from mem0.client.project import AsyncProject, Project
 from mem0.client.types import SearchMemoryOptions
