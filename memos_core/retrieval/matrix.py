@@ -23,6 +23,7 @@ _ROW_OVERHEAD = 300  # bytes of Python for a row's id and its places in list and
 _CHUNK = 4_096
 _COUNT_EVERY = 64  # searches between two looks at how much is dead
 _DEAD = 0.2
+_GONE = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Ranking:
         order = np.argpartition(-self.scores, size)[:size] if size < n else np.arange(n)
         order = order[np.argsort(-self.scores[order], kind="stable")]
         while True:
+            rows = order[start : start + size]
             page = {
-                self.ids[i]: (self.versions[i], float(self.scores[i]))
-                for i in order[start : start + size].tolist()
-                if self.scores[i] > -np.inf
+                self.ids[i]: (self.versions[i], score)
+                for i, score in zip(rows.tolist(), self.scores[rows].tolist(), strict=True)
+                if score > _GONE
             }
             if page:
                 yield page

@@ -129,6 +129,9 @@ def driver(conn: Connection) -> Any:
     return found
 
 
+_as = tuple.__new__
+
+
 def _begin(conn: Connection) -> None:
     if not conn.in_transaction():
         conn.begin()
@@ -152,7 +155,8 @@ def _rows(conn: Connection, sql: str, given: Sequence[Any], *, alone: bool = Fal
         raw.text_factory = any_text
     if not rows:
         return []
-    return list(map(_row(tuple([column[0] for column in cursor.description]))._make, rows))
+    kind = _row(tuple([column[0] for column in cursor.description]))
+    return [_as(kind, row) for row in rows]  # `_make` takes four times as long
 
 
 @lru_cache(maxsize=200)
