@@ -98,6 +98,21 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
         else:
             self.memos.put([], delete=gone)
 
+    def last(self, n: int) -> list[BaseMessage]:
+        """The last `n` messages, oldest first, read without the others; behind the conversation's first message where
+        that is a system message.
+
+        Raises:
+            VaultError: the vault cannot be read.
+        """
+        which: dict[str, Any] = {"namespace": (MESSAGES,), "types": ["message"]}
+        found = self.memos.find(**which, order="-created", limit=n)[::-1]
+        first = self.memos.find(**which, limit=1) if len(found) == n else []
+        beginning = [
+            m for m in map(_from_cube, first) if isinstance(m, SystemMessage) and first[0] not in found
+        ]
+        return [*beginning, *map(_from_cube, found)]
+
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Store messages, all or none, in one transaction.
 

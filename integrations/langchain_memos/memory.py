@@ -28,6 +28,8 @@ from pydantic import ConfigDict, Field
 
 from langchain_memos.history import MemOSChatMessageHistory
 
+_PAGE = 64  # messages read at first
+
 
 class MemOSMemory(BaseChatMemory):
     """What a chain remembers: the user's memories that bear on the input, then this session's conversation.
@@ -144,7 +146,7 @@ class MemOSMemory(BaseChatMemory):
         Raises:
             VaultError: the vault cannot be read.
         """
-        everything = self.chat_memory.messages
+        everything = self._ending()
         shown = self._recent(everything, self.max_token_limit)
         while True:  # a note may push out messages, and what they said belongs into the note then
             note = self._recalled(self._question(inputs), shown)
@@ -216,7 +218,26 @@ class MemOSMemory(BaseChatMemory):
             note = [longer]
         return note
 
-    def _recent(self, messages: list[BaseMessage], tokens: int | None) -> list[BaseMessage]:
+    def _ending(self) -> list[BaseMessage]:
+        """So many of the last messages that the limits leave some of them out, or all; none are read in vain."""
+        if self.max_messages == 0:
+            return []
+        if self.max_messages is None and self.max_token_limit is None:
+            return self.chat_memory.messages
+        size = _PAGE
+        while True:
+            messages = self.chat_memory.last(size)
+            shown = self._recent(messages, self.max_token_limit, None)
+            if len(messages) < size or len(shown) < len(messages):
+                return messages
+            size *= 4
+
+    def _recent(
+        self,
+        messages: list[BaseMessage],
+        tokens: int | None,
+        start_on: type[BaseMessage] | None = HumanMessage,
+    ) -> list[BaseMessage]:
         """The last messages within the limits, beginning with the user's; all of them without limits."""
         if self.max_messages == 0:
             return []
@@ -226,7 +247,7 @@ class MemOSMemory(BaseChatMemory):
                     messages,
                     max_tokens=limit,
                     token_counter=counter,
-                    start_on=HumanMessage,
+                    start_on=start_on,
                     include_system=True,
                 )
         return messages

@@ -20,7 +20,6 @@ from langchain_classic.base_memory import BaseMemory
 from langchain_classic.chains import ConversationChain, LLMChain
 from langchain_classic.memory import ConversationBufferMemory
 from langchain_core.agents import AgentAction, AgentFinish
-from langchain_core.documents import Document
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.language_models.llms import LLM
 from langchain_core.messages import (
@@ -513,23 +512,3 @@ def test_many_threads_lose_nothing_and_keep_turns_together(memos: MemOS) -> None
     assert sorted(t for t in texts if t[0] == "q") == sorted(f"q{i}" for i in range(40))
     assert len(texts) == 80
     assert json.dumps(texts)
-
-
-def test_a_history_can_be_replaced_and_keeps_what_retriever_tools_find(memos: MemOS) -> None:
-    history = MemOSChatMessageHistory(42, memos=memos, user="a")
-    assert history.session_id == "42"
-    found = [Document(id="d", page_content="the boat is in Oslo", metadata={"n": 1})]
-    kept: list[Any] = [
-        HumanMessage("I like tea."),
-        ToolMessage("found", tool_call_id="c", artifact={"docs": found, "n": [1, None]}),
-    ]
-    history.add_messages(kept)
-    assert history.messages == kept
-    assert history.messages[1].artifact["docs"][0].page_content == "the boat is in Oslo"
-    memos.scoped(user="a").delete_where(types=["preference"])
-    history.messages = [HumanMessage("I like tea."), HumanMessage("I have a dog.")]
-    assert [m.text for m in history.messages] == ["I like tea.", "I have a dog."]
-    stated = memos.scoped(user="a").find(not_types=["message"])
-    assert [c.text for c in stated] == ["I have a dog."]  # the other was said before
-    history.messages = []
-    assert history.messages == []
