@@ -181,6 +181,7 @@ class Memory(Queries):
         near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
         brief = len(cubes) <= BRIEF and not isinstance(delete, CubeFilter) and len(delete) <= BRIEF
         with self._core.vault.writing(self._actor, self._principal.clearance, brief=brief) as writer:
+            writer.check(cubes)
             writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
             if replacing is not None:
                 [current] = self._locked(writer, [replacing], granted="write")

@@ -30,6 +30,7 @@ from memos_core.memory import Matching, Memory
 from memos_core.prompt import ChatMessage, asked, check_messages, compose
 from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_statements, slot_fields
 from memos_core.retrieval import Embedder, Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
+from memos_core.settle import rivals
 from memos_core.twins import in_thread
 from memos_core.vault import CubeFilter, Vault
 from memos_core.vault.sealing import seal_for
@@ -351,8 +352,11 @@ class MemOS(Memory, Items, Versions, Governed):
         known = {c.key for c in self._core.vault.find(which)}
         new: dict[str, MemCube] = {}
         for cube in statements:
-            if cube.key not in known:
-                new.setdefault(cube.key, cube)
+            if rivals(cube, new.values()):  # contradicted a moment ago and said once more: the last word
+                new.pop(cube.key, None)
+            elif cube.key in known:
+                continue
+            new.setdefault(cube.key, cube)
         return list(new.values())
 
     def conversation(self) -> list[MemCube]:

@@ -9,12 +9,13 @@ from math import isfinite
 from typing import Any, Literal
 
 from memos_core import arguments
-from memos_core.cube import LIVE, NOT_MEMORIES, MemCube, Namespace, State, now
+from memos_core.cube import LIVE, NOT_MEMORIES, MemCube, Namespace, State, normal_text, now
 from memos_core.errors import InvalidArgument
-from memos_core.retrieval import Hit
+from memos_core.retrieval import Hit, query_words
 from memos_core.vault import Order
 from memos_core.view import View
 
+_NEAR = 50  # texts with the same words that are compared whole
 _ID_LENGTH = 200  # no cube's id is longer
 
 
@@ -28,6 +29,7 @@ class Queries(View):
         types: Sequence[str] | None = None,
         not_types: Sequence[str] = (),
         kinds: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
         states: Sequence[State] | None = LIVE,
         shared: bool = False,
         valid_at: datetime | Literal["now"] | None = None,
@@ -39,8 +41,9 @@ class Queries(View):
         """Cubes of this scope, live ones, without a query.
 
         Args:
-            namespace: at or below this prefix. types, not_types: semantic types. kinds: payload kinds.
-            states: life-cycle states; None: all but the expired. shared: also what others granted to this user.
+            namespace: at or below this prefix. types, not_types: semantic types. kinds: payload kinds. keys: one of
+                these. states: life-cycle states; None: all but the expired. shared: also what others granted to this
+                user.
             valid_at: only what held at this moment. as_of: the vault as it was at this moment, then always in the
                 order of creation.
             order: "created", "-created" (newest first) or "-updated".
@@ -50,6 +53,7 @@ class Queries(View):
             types=types,
             not_types=not_types,
             kinds=kinds,
+            keys=keys,
             states=states,
             granted="read" if shared else None,
             valid_at=_moment(valid_at),
@@ -179,6 +183,14 @@ class Queries(View):
         hits = self._core.retriever.nearest(vector, which, k=arguments.count(k, "k", 1), accept=accept)
         self._seen([h.cube for h in hits])
         return hits
+
+    def saying(self, text: str) -> list[MemCube]:
+        """The live memories of this scope, whenever they hold, that say this and nothing else, whatever the case and
+        spacing."""
+        which = self._which(kinds=["plaintext"], not_types=NOT_MEMORIES)
+        near = self._core.vault.lexical(query_words(arguments.text(text, "text")), which, _NEAR)
+        found = self._core.vault.get(which, [id_ for id_, _ in near])
+        return [cube for cube in found.values() if normal_text(cube.text) == normal_text(text)]
 
     def memories_state(self) -> str:
         """A text that is another one when anything is that a prompt of this scope could recall: part of the key of

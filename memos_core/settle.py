@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -17,6 +17,20 @@ from memos_core.vault import Writer
 def has_slot(cube: MemCube) -> bool:
     """Whether a cube can contradict another."""
     return isinstance(cube.payload, Plaintext) and cube.payload.slot is not None
+
+
+def rivals(cube: MemCube, others: Iterable[MemCube]) -> list[MemCube]:
+    """Those of others that say something else about the same thing: of them all, the last one written holds."""
+    slot = cube.payload.slot if isinstance(cube.payload, Plaintext) else None
+    return [
+        other
+        for other in others
+        if slot is not None
+        and isinstance(other.payload, Plaintext)
+        and other.payload.slot is not None
+        and other.payload.slot.key == slot.key
+        and other.payload.slot != slot
+    ]
 
 
 def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:

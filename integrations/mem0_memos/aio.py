@@ -59,7 +59,40 @@ class AsyncMemory:
         """The MemOS underneath."""
         return self._memory.memos
 
-    add = _async(Memory.add)
+    async def add(
+        self,
+        messages: Any,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        timestamp: Any = None,
+        expiration_date: Any = None,
+        infer: bool = True,
+        memory_type: str | None = None,
+        prompt: str | None = None,
+        llm: Any = None,
+    ) -> dict[str, Any]:
+        """Async form of `Memory.add`.
+
+        Args:
+            llm: writes a procedural memory, in the place of this memory's own model (as mem0's does, a LangChain chat
+                model; or what `Memory` takes). The others: see there.
+        """
+        return await asyncio.to_thread(
+            self._memory._add,
+            messages,
+            (user_id, agent_id, run_id),
+            metadata,
+            timestamp,
+            expiration_date,
+            infer,
+            memory_type,
+            prompt,
+            llm,
+        )
+
     get = _async(Memory.get)
     get_all = _async(Memory.get_all)
     search = _async(Memory.search)

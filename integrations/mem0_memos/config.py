@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mem0_memos.models import Ask, configured_embedder, configured_llm
+from mem0_memos.models import Ask, configured_embedder, configured_llm, unused_settings
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS
 
@@ -130,8 +130,10 @@ def read_config(config: Any) -> Settings:
             settings.instructions = settings.instructions or value
         elif key == "llm" and (llm := configured_llm(value)) is not None:
             settings.llm = llm
+            settings.unused += [f"llm.{name}" for name in unused_settings(value)]
         elif key == "embedder" and (embedder := configured_embedder(value)) is not None:
             options["embedder"] = embedder
+            settings.unused += [f"embedder.{name}" for name in unused_settings(value)]
         else:
             settings.unused.append(_label(key, value))
     if isinstance(memos, MemOS):

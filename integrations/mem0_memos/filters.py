@@ -92,7 +92,7 @@ def _inside(fields: Fields, path: str) -> Any:
     for step in path.split("."):
         name = step.removesuffix("[]")
         below = [one[name] for one in found if isinstance(one, Mapping) and name in one]
-        found = [x for one in below for x in (one if isinstance(one, list) else [one])]
+        found = [x for one in below for x in (one if isinstance(one, list) else [one]) if x is not None]
     return found or None
 
 

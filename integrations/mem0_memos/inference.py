@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from mem0_memos.errors import EmptyReply, LLMError
 from mem0_memos.messages import Turn
-from mem0_memos.models import Ask
+from mem0_memos.models import Ask, in_json
 
 log = logging.getLogger("mem0_memos")
 
@@ -35,8 +35,9 @@ _PROCEDURE = (
     "order of the steps. Of each: what was done, with what tool or page, and what came of it, results and errors "
     "verbatim. Begin with the task and how far it is. Leave nothing out that a later step needs."
 )
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*$", re.MULTILINE)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*")
+_HEADING = re.compile(r"\s*[^.!?:]{1,60}:\W*")
+_THOUGHT = re.compile(r"^.*</think>|<think>.*$", re.DOTALL)  # some models' templates begin it for them
 _FENCE = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
 _MOST_BROKEN = 200  # each that is broken is read to where it breaks
@@ -78,7 +79,7 @@ def find_memories(
         **({"instructions": instructions} if instructions else {}),
     }
     reply = _asked(
-        ask,
+        in_json(ask),
         [
             {"role": "system", "content": _SYSTEM + (_OF_AN_AGENT if of_agent else "")},
             {"role": "user", "content": json.dumps(told, ensure_ascii=False, indent=1)},
@@ -90,8 +91,11 @@ def find_memories(
     return found
 
 
-def write_procedure(ask: Ask, said: Sequence[Turn], prompt: str | None) -> str:
+def write_procedure(ask: Ask, said: Sequence[Mapping[str, Any]], prompt: str | None) -> str:
     """A procedural memory: how an agent did what it did.
+
+    Args:
+        said: from `messages.for_model`.
 
     Raises:
         LLMError: the model cannot be asked. EmptyReply (one, and a ValueError): it wrote nothing.
@@ -100,7 +104,7 @@ def write_procedure(ask: Ask, said: Sequence[Turn], prompt: str | None) -> str:
         ask,
         [
             {"role": "system", "content": prompt or _PROCEDURE},
-            *({"role": t.role, "content": t.text} for t in said),
+            *map(dict, said),
             {"role": "user", "content": "Create procedural memory of the above conversation."},
         ],
     )
@@ -117,12 +121,20 @@ def read_reply(reply: str) -> list[Found] | None:
     values = list(_values(text))
     found = [item for value in values for item in _items(value)]
     if not found and not values:
-        found = [Found(line, None) for line in _BULLET.findall(text)]
-        return found or None
+        return _bullets(text)
     return list({item.text: item for item in found}.values())
 
 
-def _asked(ask: Ask, messages: list[dict[str, str]]) -> str:
+def _bullets(text: str) -> list[Found] | None:
+    """A reply that is a list and nothing else, but for a heading; sentences around it may be a refusal."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and _HEADING.fullmatch(lines[0]):
+        lines = lines[1:]
+    found = [match[1] for line in lines if (match := _BULLET.fullmatch(line))]
+    return [Found(one, None) for one in found] if found and len(found) == len(lines) else None
+
+
+def _asked(ask: Ask, messages: list[dict[str, Any]]) -> str:
     try:
         return ask(messages)
     except Exception as err:

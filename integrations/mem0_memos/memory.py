@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel
-
 from mem0_memos import record, times
+from mem0_memos.adding import PROCEDURAL, Adding
 from mem0_memos.config import open_memos
 from mem0_memos.errors import MemoryNotFound, ValidationError
 from mem0_memos.ids import Ids, entity_ids, ids_to_write
-from mem0_memos.inference import find_memories, write_procedure
-from mem0_memos.messages import Turn, turns
-from mem0_memos.models import Ask, configured_llm
+from mem0_memos.messages import for_model, turns
+from mem0_memos.models import configured_llm
 from mem0_memos.project import LocalProject
 from mem0_memos.request import Request
-from mem0_memos.statements import Alike, has_ended, new_memories, same_text, same_words
-from memos_core.cube import MemCube, now
+from mem0_memos.statements import has_ended
+from memos_core.cube import MemCube, Plaintext, now
 from memos_core.errors import InvalidArgument, NotFound, VersionConflict
 from memos_core.memos import NOT_MEMORIES, MemOS
 from memos_core.reader import Extractor, extract_statements
@@ -30,9 +27,7 @@ from memos_core.retrieval import Hit
 
 log = logging.getLogger("mem0_memos")
 
-PROCEDURAL = "procedural_memory"
 _AUDIT_LIMIT = 10_000
-_KNOWN = 10  # memories that the language model is shown, as mem0
 _KEEP: Final = object()
 
 
@@ -75,9 +70,7 @@ class Memory:
             )
         opened, self._owned, settings = open_memos(memos, config, url)
         self._memos = opened.scoped(adapter="mem0")
-        self._extract = extractor
-        self._llm: Ask | None = asked or settings.llm
-        self._instructions = settings.instructions
+        self._adding = Adding(asked or settings.llm, extractor, settings.instructions)
         self._strict = settings.strict if strict is None else strict
 
     @classmethod
@@ -130,9 +123,33 @@ class Memory:
             InvalidArgument: another argument cannot be used. LLMError: the language model cannot be asked; nothing
                 was stored.
         """
+        return self._add(
+            messages,
+            (user_id, agent_id, run_id),
+            metadata,
+            timestamp,
+            expiration_date,
+            infer,
+            memory_type,
+            prompt,
+        )
+
+    def _add(
+        self,
+        messages: Any,
+        owner: tuple[str | None, str | None, str | None],
+        metadata: dict[str, Any] | None,
+        timestamp: Any,
+        expiration_date: Any,
+        infer: bool,
+        memory_type: str | None,
+        prompt: str | None,
+        llm: Any = None,
+    ) -> dict[str, Any]:
+        """`add`. `llm`: writes a procedural memory, in the place of this memory's own model."""
         moment = now() if timestamp is None else times.moment(timestamp, "timestamp")
         until = record.expiration(expiration_date)
-        ids = ids_to_write(user_id, agent_id, run_id)
+        ids = ids_to_write(*owner)
         if memory_type is not None and memory_type != PROCEDURAL:
             raise ValidationError(
                 f"Invalid 'memory_type'. Please pass {PROCEDURAL} to create procedural memories.",
@@ -144,82 +161,15 @@ class Memory:
         if until is not None:
             extra["expiration_date"] = until
         view = self._view(ids)
-        procedure = memory_type is not None and "agent_id" in ids
-        said = turns(messages, whole=procedure)
-        if procedure:
-            results = self._add_procedure(view, said, extra, moment, prompt)
+        said = turns(messages)
+        if memory_type is not None and "agent_id" in ids:
+            results = self._adding.procedure(view, for_model(messages), extra, moment, prompt, llm)
         elif infer:
-            results = self._add_statements(view, said, extra, moment, prompt)
+            results = self._adding.statements(view, said, extra, moment, prompt)
         else:
-            results = self._add_verbatim(view, said, extra, moment)
+            results = self._adding.verbatim(view, said, extra, moment)
         view.turn_finished()
         return {"results": results}
-
-    @staticmethod
-    def _add_verbatim(
-        view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime
-    ) -> list[dict[str, Any]]:
-        cubes = []
-        for turn in said:
-            who = {"role": turn.role, **({"actor_id": turn.name} if turn.name else {})}
-            cubes.append(
-                view.cube({**extra, **who, record.TEXT: turn.text}, text=turn.text, spoken_at=moment)
-            )
-        return [
-            {"id": c.id, "memory": c.text, "event": "ADD", "actor_id": turn.name, "role": turn.role}
-            for c, turn in zip(view.put(cubes), said, strict=True)
-        ]
-
-    def _add_procedure(
-        self, view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime, prompt: str | None
-    ) -> list[dict[str, Any]]:
-        if self._llm is None:
-            raise InvalidArgument(
-                "memory_type: a procedural memory is written by a language model; pass llm="
-            )
-        text = write_procedure(self._llm, said, prompt)
-        content = {**extra, "memory_type": PROCEDURAL, record.TEXT: text}
-        cube = view.write(content, text=text, origin="extraction", spoken_at=moment)
-        return [{"id": cube.id, "memory": text, "event": "ADD"}]
-
-    def _add_statements(
-        self, view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime, prompt: str | None
-    ) -> list[dict[str, Any]]:
-        found, alike = self._inferred(view, said, moment, prompt)
-        while True:
-            fresh = new_memories(view, [(s, {**extra, **who}) for s, who in found], alike, moment)
-            try:
-                stored = view.put(fresh, expected_version=0)
-            except VersionConflict:
-                continue  # somebody added one of them a moment ago: look again
-            return [{"id": c.id, "memory": c.text, "event": "ADD"} for c in stored]
-
-    def _inferred(
-        self, view: MemOS, said: Sequence[Turn], moment: datetime, prompt: str | None
-    ) -> tuple[list[tuple[BaseModel, record.Payload]], Alike]:
-        """What is worth remembering of messages, with the fields that say who said it, and which of it is known."""
-        if self._llm is not None and said:
-            known = view.search(
-                "\n".join(turn.text for turn in said), k=_KNOWN, shared=False, accept=_unexpired
-            )
-            found = find_memories(
-                self._llm,
-                said,
-                [hit.cube.text for hit in known],
-                at=moment,
-                instructions=prompt or self._instructions,
-                of_agent=view.scope.user is None and view.scope.agent is not None,
-            )
-            if found is not None:
-                return [
-                    (
-                        record.statement_of(f.text),
-                        {"attributed_to": f.attributed_to} if f.attributed_to else {},
-                    )
-                    for f in found
-                ], same_text
-        # Without a model, and where its reply is of no use: nothing that a user plainly stated is lost.
-        return [(s, {}) for turn in said if turn.role == "user" for s in self._extract(turn.text)], same_words
 
     def update(
         self,
@@ -255,10 +205,9 @@ class Memory:
             content = record.changed_content(cube, said, fields, view.vault.structures)
             try:
                 kind = record.semantic_type(content, cube)
-                # What held no more says something else from now on.
-                anew = (
-                    {"valid_from": now(), "valid_to": None} if said != cube.text and has_ended(cube) else {}
-                )
+                # What it says now it says from now on, whatever became of what it said.
+                dated = isinstance(cube.payload, Plaintext) and (cube.payload.valid_from or has_ended(cube))
+                anew = {"valid_from": now(), "valid_to": None} if dated and said != cube.text else {}
                 view.update(
                     cube.id, content, text=said, semantic_type=kind, expected_version=cube.version, **anew
                 )
@@ -495,10 +444,6 @@ class Memory:
         if found is None:
             raise MemoryNotFound(message.format(memory_id))
         return found
-
-
-def _unexpired(cube: MemCube) -> bool:
-    return not record.is_expired(record.payload_of(cube))
 
 
 def _metadata(metadata: Mapping[str, Any] | None, call: str) -> record.Payload:

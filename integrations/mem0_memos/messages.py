@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,29 +19,69 @@ class Turn(NamedTuple):
     name: str | None
 
 
-def turns(messages: Any, *, whole: bool = False) -> list[Turn]:
-    """The messages that can become memories, in order: system messages and those without text are left out.
+def turns(messages: Any) -> list[Turn]:
+    """The messages with a role and a text, in order.
 
     Args:
-        whole: system messages count too, and of messages without text the tools that they call.
         messages: a text (of the user), one message dict, or a list of them. Content that is a list of parts
             counts with its text parts.
 
     Raises:
         ValidationError: none of these.
     """
+    found = []
+    for index, message in enumerate(_listed(messages)):
+        turn = _turn(message)
+        if turn is None:
+            log.warning("messages[%d] has no role or no text, it is skipped", index)
+        else:
+            found.append(turn)
+    return found
+
+
+def for_model(messages: Any) -> list[dict[str, Any]]:
+    """The messages as chat models take them, the calls of tools and what these answered included (OpenAI's form). An
+    answer to no call is told in words.
+
+    Args:
+        messages: see `turns`.
+
+    Raises:
+        ValidationError: see `turns`.
+    """
+    told: list[dict[str, Any]] = []
+    called: set[Any] = set()
+    for message in _listed(messages):
+        role, calls = message.get("role"), message.get("tool_calls")
+        turn = _turn(message)
+        if isinstance(calls, list) and calls and isinstance(role, str):
+            called |= {call.get("id") for call in calls if isinstance(call, Mapping)}
+            told.append({"role": role, "content": turn.text if turn else "", "tool_calls": calls})
+        elif turn is not None and role == "tool":
+            answers = message.get("tool_call_id")
+            told.append(
+                {"role": role, "content": turn.text, "tool_call_id": answers}
+                if answers in called
+                else {"role": "user", "content": f"[tool] {turn.text}"}
+            )
+        elif turn is not None:
+            told.append({"role": turn.role, "content": turn.text})
+    return told
+
+
+def _listed(messages: Any) -> list[Mapping[Any, Any]]:
+    """The messages as a list of dicts."""
     if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    elif isinstance(messages, Mapping):
-        messages = [messages]
-    elif not isinstance(messages, list):
+        return [{"role": "user", "content": messages}]
+    if isinstance(messages, Mapping):
+        return [messages]
+    if not isinstance(messages, list):
         raise ValidationError(
             "messages must be str, dict, or list[dict]",
             "VALIDATION_003",
             {"provided_type": type(messages).__name__, "valid_types": ["str", "dict", "list[dict]"]},
             "Convert your input to a string, dictionary, or list of dictionaries.",
         )
-    found = []
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise ValidationError(
@@ -51,23 +90,7 @@ def turns(messages: Any, *, whole: bool = False) -> list[Turn]:
                 {"provided_type": type(message).__name__, "valid_types": ["str", "dict", "list[dict]"]},
                 "Pass one text as a string, several as [{'role': 'user', 'content': '…'}, …].",
             )
-        turn = _turn(message) or (_called(message) if whole else None)
-        if turn is None:
-            log.warning("messages[%d] has no role or no text, it is skipped", index)
-        elif whole or turn.role != "system":
-            found.append(turn)
-    return found
-
-
-def _called(message: Mapping[Any, Any]) -> Turn | None:
-    """A message that only calls tools (as OpenAI writes it), in words."""
-    role, calls = message.get("role"), message.get("tool_calls")
-    if not isinstance(role, str) or not isinstance(calls, list) or not calls:
-        return None
-    try:
-        return Turn(role, json.dumps({"tool_calls": calls}, ensure_ascii=False), None)
-    except (TypeError, ValueError):
-        return Turn(role, f"tool_calls: {calls!r}", None)
+    return messages
 
 
 def _turn(message: Mapping[Any, Any]) -> Turn | None:

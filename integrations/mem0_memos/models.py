@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 
 from memos_core.errors import InvalidArgument, missing_extra
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 Ask = Callable[[Messages], str]
 
 _AZURE = ("azure_openai", "azure_openai_structured")
 _OPENROUTER = "https://openrouter.ai/api/v1"
 _BATCH = 100  # texts a request, as mem0
 _SETTINGS = ("temperature", "top_p", "max_tokens", "reasoning_effort")
+_USUAL = {"temperature": 0.1, "top_p": 0.1, "max_tokens": 2_000}  # of mem0's BaseLlmConfig
+# What a config may say that is used here; and what says nothing to mem0 either, of such a provider.
+_USED = {*_SETTINGS, "model", "api_key", "is_reasoning_model", "azure_kwargs", "openrouter_base_url"}
+_USED |= {"huggingface_base_url", "embedding_dims", "top_k"}
 _TRUE_NAME = re.compile(r"[^/]*$")  # of a model, without what routers put before it
 _REASONING = re.compile(r"(o1|o1-preview|o3-mini|o3|gpt-5|gpt-5o|gpt-5o-mini|gpt-5o-micro)$|o[13][-.]")
 
@@ -77,7 +81,7 @@ PROVIDERS = {
 
 def _settings(config: Mapping[str, Any], model: str) -> dict[str, Any]:
     """What a config says about replies, in the form that the model takes; see mem0's `LLMBase`."""
-    found = {name: config[name] for name in _SETTINGS if config.get(name) is not None}
+    found = {**_USUAL, **{name: config[name] for name in _SETTINGS if config.get(name) is not None}}
     name = _TRUE_NAME.findall(model.lower())[0]
     reasons = config.get("is_reasoning_model")
     if reasons if reasons is not None else _REASONING.match(name):
@@ -125,8 +129,20 @@ class OpenAICompatible:
         Raises:
             MissingExtra: `openai` is not installed. InvalidArgument: no key. Else what the client raises.
         """
+        return self._reply(messages)
+
+    def ask_json(self, messages: Messages) -> str:
+        """The reply as JSON, where the server can see to that. Raises as `ask`."""
+        import openai
+
+        try:
+            return self._reply(messages, response_format={"type": "json_object"})
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            return self._reply(messages)
+
+    def _reply(self, messages: Messages, **how: Any) -> str:
         reply = self._client.chat.completions.create(
-            model=self.model, messages=[dict(m) for m in messages], **self._settings
+            model=self.model, messages=[dict(m) for m in messages], **self._settings, **how
         )
         return str(reply.choices[0].message.content or "")
 
@@ -253,6 +269,24 @@ def configured_embedder(value: Any) -> Any:
     return None
 
 
+def unused_settings(value: Any) -> list[str]:
+    """What a part of a configuration says that is not used here, of a provider that is."""
+    if not isinstance(value, Mapping) or value.get("provider", "openai") not in {*PROVIDERS, *_AZURE}:
+        return []
+    config = value.get("config") or {}
+    return sorted(
+        name
+        for name, given in config.items()
+        if name not in _USED and not name.endswith("_base_url") and given not in (None, False, "auto")
+    )
+
+
+def in_json(ask: Ask) -> Ask:
+    """The same model, asked for JSON where that can be said."""
+    model = getattr(ask, "__self__", None)
+    return model.ask_json if isinstance(model, OpenAICompatible) else ask
+
+
 def as_ask(llm: Any) -> Ask:
     """Any language model as a function from messages to the text of its reply.
 
@@ -280,6 +314,8 @@ def as_ask(llm: Any) -> Ask:
 def _text(reply: Any) -> str:
     """The text of a reply: a string, a message, or a message's list of parts."""
     content = getattr(reply, "content", reply)
+    if content is None:
+        return ""
     if isinstance(content, list):
         return "".join(p if isinstance(p, str) else str(p.get("text", "")) for p in content)
     if not isinstance(content, str):

@@ -125,9 +125,15 @@ def is_expired(payload: Mapping[str, Any], at: datetime | None = None) -> bool:
 
 def history_of(versions: Sequence[MemCube]) -> list[dict[str, Any]]:
     """The history of a memory that exists, from all its versions."""
-    rows, before = [], None
+    rows: list[dict[str, Any]] = []
+    before: str | None = None
+    last: Payload = {}
     for cube in versions:
         payload = payload_of(cube)
+        said = {**payload, "updated_at": None}
+        if said == last:
+            continue  # only how long it holds was changed, by what another memory says
+        last = said
         event = "ADD" if cube.version == 1 else "UPDATE"
         row = _history_row(cube.id, cube.version, event, payload["created_at"], payload["updated_at"])
         rows.append({**row, "old_memory": before, "new_memory": cube.text, **_who(payload)})

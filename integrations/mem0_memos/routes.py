@@ -114,12 +114,18 @@ def get_all(self: Settings, /, options: GetAllMemoryOptions | None = None, **kwa
     Returns:
         A page: `{"count", "next", "previous", "results"}`.
     """
+    options = _version_left_out(self, options)
     asked = _asked(self, "get_all", merged(options, kwargs), kwargs)
     if not self.strict and (limit := asked.pop("limit", None)) is not None:
         asked.setdefault("page_size", limit)
     body = _params(self, asked)
     query: Answer = {key: body.pop(key) for key in ("page", "page_size") if key in body}
     return Call("POST", "/v3/memories/", query or None, body)
+
+
+def _version_left_out(self: Settings, options: Any) -> Any:
+    """The options of a call. Of the clients before 2.0 the API's version stood in their place."""
+    return None if isinstance(options, str) and not self.strict else options
 
 
 def search(
@@ -135,6 +141,7 @@ def search(
     Returns:
         `{"results": […]}`.
     """
+    options = _version_left_out(self, options)
     asked = _asked(self, "search", merged(options, kwargs), kwargs)
     if not self.strict and (limit := asked.pop("limit", None)) is not None:
         asked.setdefault("top_k", limit)

@@ -10,11 +10,15 @@ from pydantic import BaseModel
 
 from mem0_memos import record
 from memos_core.cube import MemCube, Plaintext, now
+from memos_core.errors import VersionConflict
 from memos_core.memos import MemOS
 from memos_core.reader import MEMORIES, structure_text
 from memos_core.reader.reader import statement_key
+from memos_core.settle import rivals
 
 Alike = Callable[[str, str], bool]
+_KEYS = 32  # looked at together
+_TRIES = 1_000
 
 
 def same_words(one: str, other: str) -> bool:
@@ -27,68 +31,88 @@ def same_text(one: str, other: str) -> bool:
     return one == other
 
 
-def new_memories(
+def add_statements(
     view: MemOS, found: Iterable[tuple[BaseModel, record.Payload]], alike: Alike, moment: datetime
 ) -> list[MemCube]:
-    """Cubes of the statements that these ids do not have yet, each at an address where nothing is.
+    """Store the statements that these ids do not have yet, in one transaction; of two callers at the same moment one
+    stores them.
 
     Args:
-        view: what the ids name. found: statements, each with its metadata. alike: see `free_key`.
-        moment: when they were said.
+        view: what the ids name. found: statements, each with its metadata. alike: whether a memory and a statement are
+            the same. moment: when they were said.
     """
-    fresh: dict[str, MemCube] = {}
+    statements = list(found)
+    for _ in range(_TRIES):
+        try:
+            return view.put(_new_memories(view, statements, alike, moment), expected_version=0)
+        except VersionConflict:
+            continue  # somebody added one of them a moment ago: look again
+    raise VersionConflict("the statements could not be added: their addresses are taken by others each time")
+
+
+def _new_memories(
+    view: MemOS, found: Iterable[tuple[BaseModel, record.Payload]], alike: Alike, moment: datetime
+) -> list[MemCube]:
+    fresh: list[MemCube] = []
     for statement, extra in found:
-        text = structure_text(statement)
-        key = free_key(view, text, alike)
-        if key is not None and key not in fresh:
-            fresh[key] = view.cube(
-                record.statement_content(statement, extra),
-                text=text,
-                key=key,
-                semantic_type=type(statement).__name__.lower(),
-                origin="extraction",
-                spoken_at=moment,
-                valid_from=moment,
-            )
-    return list(fresh.values())
+        cube = view.cube(
+            record.statement_content(statement, extra),
+            text=structure_text(statement),
+            semantic_type=type(statement).__name__.lower(),
+            origin="extraction",
+            spoken_at=moment,
+            valid_from=moment,
+        )
+        said = [c for c in fresh if alike(c.text, cube.text)]
+        # What was contradicted a moment ago and is said once more is the last word.
+        if not rivals(cube, fresh):
+            if said or _is_known(view, cube, alike, moment):
+                continue
+        elif said:
+            fresh = [c for c in fresh if c not in said]
+        fresh.append(cube)
+    keys: set[str] = set()
+    for place, cube in enumerate(fresh):
+        key = _free_key(view, cube.text, keys)
+        keys.add(key)
+        fresh[place] = cube.model_copy(update={"key": key})
+    return fresh
 
 
-def free_key(view: MemOS, text: str, alike: Alike = same_words) -> str | None:
-    """The key under which to store a statement, where nothing is; None if these ids have it already.
+def _is_known(view: MemOS, new: MemCube, alike: Alike, moment: datetime) -> bool:
+    """Whether these ids have it, as it was at the moment at which it is said now."""
+    expires = record.payload_of(new).get("expiration_date")
+    for known in view.saying(new.text):
+        until = record.payload_of(known).get("expiration_date")
+        over = record.is_expired({"expiration_date": until}) and not (expires and str(expires) <= str(until))
+        if alike(known.text, new.text) and not over and not has_ended(known, moment):
+            return True
+    return False
 
-    Outside of a run a statement gets the key that every adapter gives it. In one it gets its own, so that it
-    is kept once within that run. A memory that was changed, has expired or holds no more keeps its key: what it said
-    is new again, under the next key.
+
+def _free_key(view: MemOS, text: str, taken: set[str]) -> str:
+    """The key under which to store a statement, where nothing is. Outside of a run a statement gets the key that every
+    adapter gives it, in one its own. What was changed, has expired or holds no more keeps its key.
 
     Args:
-        view: what the ids name. text: the statement. alike: whether a memory and a statement are the same.
+        taken: keys that are given away already.
     """
     agent, session = view.scope.agent, view.scope.session
-    shared = statement_key(text, agent)
-    own = shared if session is None else statement_key(text, f"{agent or ''}\x1f{session}")
-    if own != shared and _says(view.at((MEMORIES,), shared), text, alike):
-        return None
-    for number in count():
-        key = f"{own}-{number}" if number else own
-        known = view.at((MEMORIES,), key)
-        if known is None:
-            return key
-        if _says(known, text, alike):
-            return None
+    keeper = agent if session is None else f"{agent or ''}\x1f{session}"
+    own = statement_key(text, keeper)
+    for start in count(0, _KEYS):
+        keys = [f"{own}-{n}" if n else own for n in range(start, start + _KEYS)]
+        known = view.find(namespace=(MEMORIES,), keys=keys, states=None)
+        there = {cube.key for cube in known} | taken
+        for key in keys:
+            if key not in there:
+                return key
     raise AssertionError("count() does not end")
 
 
-def _says(known: MemCube | None, text: str, alike: Alike) -> bool:
-    """Whether a memory says it now."""
-    return (
-        known is not None
-        and alike(known.text, text)
-        and not has_ended(known)
-        and not record.is_expired(record.payload_of(known))
-    )
-
-
-def has_ended(cube: MemCube) -> bool:
-    """Whether what a memory says holds no more: a later statement contradicted it."""
+def has_ended(cube: MemCube, at: datetime | None = None) -> bool:
+    """Whether what a memory says holds no more at a moment, None is now: a later statement contradicted it."""
     payload = cube.payload
-    return isinstance(payload, Plaintext) and payload.valid_to is not None and payload.valid_to <= now()
+    return (
+        isinstance(payload, Plaintext) and payload.valid_to is not None and payload.valid_to <= (at or now())
+    )

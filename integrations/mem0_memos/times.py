@@ -46,7 +46,12 @@ def moment(value: Any, name: str, *, end_of_day: bool = False) -> datetime:
         except (OverflowError, ValueError, OSError):
             pass
     if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        try:
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        except OverflowError:
+            raise InvalidArgument(
+                f"{name} is no moment of the years 1 to 9999 in UTC, got {value!r}"
+            ) from None
     if isinstance(value, date):
         return datetime.combine(value, _END if end_of_day else time(tzinfo=UTC))
     raise InvalidArgument(f"{name} must be Unix seconds, a date or an ISO text, got {value!r:.80}")

@@ -1,6 +1,6 @@
 """The unit of memory: pure data and pure rules, no I/O."""
 
-from memos_core.cube.content import content_hash
+from memos_core.cube.content import content_hash, normal_text
 from memos_core.cube.cube import (
     NOT_MEMORIES,
     Behaviour,
@@ -53,6 +53,7 @@ __all__ = [
     "content_hash",
     "dump_json",
     "new_id",
+    "normal_text",
     "id_between",
     "now",
     "text_of",

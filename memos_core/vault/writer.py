@@ -159,6 +159,15 @@ class Writer:
 
     # -- change --------------------------------------------------------------------------------------------
 
+    def check(self, cubes: Iterable[MemCube]) -> None:
+        """Refuse what this database cannot store.
+
+        Raises:
+            InvalidArgument: a text with a NUL character, on PostgreSQL.
+        """
+        if self._db.location.server is not None and any("\x00" in cube.text for cube in cubes):
+            raise InvalidArgument("text holds a NUL character, which PostgreSQL cannot store")
+
     def put(self, cube: MemCube, *, expected_version: int | None = None, action: str = "") -> MemCube:
         """Store a cube at its address; what is there becomes its earlier version. See `Vault.put`."""
         return self.put_all([cube], expected_version=expected_version, action=action)[0]
@@ -173,9 +182,8 @@ class Writer:
         """
         stored: list[MemCube] = []
         run: dict[Address, tuple[MemCube, dict[str, Any]]] = {}
+        self.check(cubes)
         rows = [to_row(cube, self.at) for cube in cubes]
-        if self._db.location.server is not None and any("\x00" in row["text"] for row in rows):
-            raise InvalidArgument("text holds a NUL character, which PostgreSQL cannot store")
         self.audit.lock({(row["tenant"], row["user"]) for row in rows})
         for cube, row in zip(cubes, rows, strict=True):
             address = (row["tenant"], row["user"], row["namespace"], row["key"])

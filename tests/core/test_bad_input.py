@@ -411,6 +411,7 @@ def test_what_postgresql_cannot_store_is_refused_there_by_name(bad: Bad) -> None
         lambda: bad.view.write("x", text=NUL),
         lambda: bad.view.update(bad.first, NUL),
         lambda: bad.view.remember([{"role": "user", "content": NUL}]),
+        lambda: bad.view.remember([{"role": "user", "content": "I like \x00 tea."}]),
     ):
         with pytest.raises(MemOSError, match="text holds a NUL"):
             call()

@@ -67,7 +67,7 @@ def test_one_call_finds_memories(memos: MemOS) -> None:
     told = json.loads(user["content"])
     assert told["observation_date"] == "2024-06-03"
     assert told["known_memories"] == ["Alice has a dog."]  # nobody else's
-    assert [m["role"] for m in told["messages"]] == ["user", "assistant"]
+    assert [m["role"] for m in told["messages"]] == ["system", "user", "assistant"]
     assert "JSON" in system["content"]
     moved, hotel = (memory.get(r["id"]) for r in added["results"])
     assert moved is not None
@@ -253,8 +253,8 @@ def test_an_existing_configuration(
 @pytest.mark.parametrize(
     ("model", "sent"),
     [
-        ("gpt-4.1-nano", {"temperature": 0.2, "max_tokens": 2000}),
-        ("gpt-5.4-mini", {"temperature": 0.2, "max_completion_tokens": 2000}),
+        ("gpt-4.1-nano", {"temperature": 0.2, "top_p": 0.1, "max_tokens": 2000}),
+        ("gpt-5.4-mini", {"temperature": 0.2, "top_p": 0.1, "max_completion_tokens": 2000}),
         ("openai/gpt-5", {"reasoning_effort": "low"}),
         ("o3-2025-04-16", {"reasoning_effort": "low"}),
     ],
@@ -273,7 +273,10 @@ def test_a_model_is_sent_what_it_takes(memos: MemOS, model: str, sent: dict[str,
             config["reasoning_effort"] = "low"
         Memory(memos, {"llm": {"provider": "openai", "config": config}}).add("hello", user_id="alice")
     [(_, _, body)] = seen
-    assert {k: v for k, v in body.items() if k not in ("model", "messages")} == sent
+    assert {k: v for k, v in body.items() if k not in ("model", "messages")} == {
+        **sent,
+        "response_format": {"type": "json_object"},
+    }
 
 
 def test_azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:

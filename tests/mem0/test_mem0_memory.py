@@ -298,7 +298,8 @@ def test_signatures() -> None:
         assert [p.kind for p in own][1:] == [p.kind for p in their][1:], name
         if name != "close":
             twin = inspect.signature(getattr(AsyncMemory, name)).parameters
-            assert list(twin) == [p.name for p in own]
+            their_twin = inspect.signature(getattr(mem0_module().AsyncMemory, name)).parameters
+            assert [*twin] == [*their_twin], name
             assert inspect.iscoroutinefunction(getattr(AsyncMemory, name))
 
 
@@ -395,13 +396,15 @@ def test_memories_of_mem0_are_brought_along_as_the_docs_say(memory: Memory, tmp_
     old = real_mem0(tmp_path)
     said = [{"role": "user", "content": "I like tea"}, {"role": "assistant", "content": "Noted."}]
     old.add(said, user_id="alice", run_id="r", metadata={"topic": "drinks"}, infer=False)
-    old.add("I like coffee", user_id="bob", infer=False)
+    coffee = [{"role": "user", "content": "I like coffee", "name": "bobby"}]
+    old.add(coffee, user_id="bob", infer=False, expiration_date="2001-01-01")
+    old.add("my code is 1234", user_id="bob", infer=False, expiration_date="2999-01-01")
     page = (Path(__file__).parents[2] / "docs" / "mem0.md").read_text()
     [code] = re.findall(r"```python\nold = mem0.*?\n(.*?)```", page, re.DOTALL)
     exec(code, {"old": old, "memory": memory, "users": ["alice", "bob"]})
     for user in ("alice", "bob"):
-        theirs = old.get_all(filters={"user_id": user})["results"]
-        ours = memory.get_all(filters={"user_id": user})["results"]
+        theirs = old.get_all(filters={"user_id": user}, show_expired=True)["results"]
+        ours = memory.get_all(filters={"user_id": user}, show_expired=True)["results"]
 
         def told(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             plain = [
@@ -411,6 +414,7 @@ def test_memories_of_mem0_are_brought_along_as_the_docs_say(memory: Memory, tmp_
 
         assert told(ours) == told(theirs)
         assert {m["created_at"] for m in ours} == {m["created_at"] for m in theirs}
+        assert len(memory.get_all(filters={"user_id": user})["results"]) == 2 - (user == "bob")
     old.close()
 
 

@@ -127,3 +127,78 @@ def test_many_new_cubes_are_refused_together_if_one_is_there(memos: MemOS) -> No
     with pytest.raises(VersionConflict, match="'b' has version 1"):
         alice.put([alice.cube("c", key="c"), alice.cube("d", key="b")], expected_version=0)
     assert sorted(c.text for c in alice.find()) == ["a", "b"]
+
+
+# -- said again, and in other words ------------------------------------------------------------------------
+
+
+def test_a_log_that_is_replayed_adds_nothing(memory: Memory) -> None:
+    for _ in range(3):
+        memory.add("I live in Oslo.", user_id="alice", timestamp="2020-01-01")
+        memory.add("I live in Bergen.", user_id="alice", timestamp="2022-01-01")
+        memory.add("I like tea.", user_id="alice", expiration_date="2020-01-01")
+    listed = memory.get_all(filters=ALICE, show_expired=True)
+    assert sorted(texts(listed)) == ["I like tea.", "I live in Bergen.", "I live in Oslo."]
+    assert homes(memory) == ["I live in Bergen."]
+    memory.add("I like tea.", user_id="alice")  # again, and for good
+    assert len(memory.get_all(filters=ALICE, show_expired=True)["results"]) == 4
+
+
+def test_a_statement_is_known_wherever_it_stands(memos: MemOS) -> None:
+    dog = {"text": "I have a dog"}
+    memory = Memory(memos, llm=model(dog, {"text": "I have a bird"}, {"text": "I have a cat"}, dog))
+    memory.add("I have a dog", user_id="alice", infer=False)
+    assert memory.add("x", user_id="alice") == {"results": []}
+    [bird] = memory.add("x", user_id="alice")["results"]
+    memory.update(bird["id"], "I have a cat")
+    assert memory.add("x", user_id="alice") == {"results": []}
+    memory.delete_all(user_id="alice")
+    assert texts(memory.add("x", user_id="alice")) == ["I have a dog"]
+
+
+def test_a_gap_among_the_keys_hides_nothing(memory: Memory) -> None:
+    [first] = memory.add("I live in Oslo.", user_id="alice")["results"]
+    memory.update(first["id"], "I work in Rome.")
+    memory.add("I live in Oslo.", user_id="alice")
+    memory.delete(first["id"])
+    assert memory.add("I live in Oslo.", user_id="alice") == {"results": []}
+    assert homes(memory) == ["I live in Oslo."]
+
+
+def test_to_and_fro_for_ever(memory: Memory) -> None:
+    for n in range(80):
+        city = ("Oslo", "Bergen")[n % 2]
+        assert len(memory.add(f"I live in {city}.", user_id="alice")["results"]) == 1
+        assert homes(memory) == [f"I live in {city}."]
+
+
+@pytest.mark.parametrize("known", [(), ("Oslo",), ("Oslo", "Bergen")])
+def test_the_last_word_of_one_call_holds(memory: Memory, known: tuple[str, ...]) -> None:
+    for city in known:
+        memory.add(f"I live in {city}.", user_id="alice")
+    said = [
+        {"role": "user", "content": f"I live in {city}. I like tea."} for city in ("Oslo", "Bergen", "Oslo")
+    ]
+    memory.add(said, user_id="alice")
+    assert [text for text in homes(memory) if "live" in text] == ["I live in Oslo."]
+    assert texts(memory.get_all(filters=ALICE)).count("I like tea.") == 1
+
+
+def test_what_an_update_says_is_found_whatever_it_contradicts(memory: Memory) -> None:
+    [boat] = memory.add("I own a boat.", user_id="alice")["results"]
+    memory.add("I live in Oslo.", user_id="alice")
+    memory.update(boat["id"], "I live in Lima.")
+    assert homes(memory) == ["I live in Lima."]
+
+
+def test_history_has_no_events_that_nobody_asked_for(memory: Memory) -> None:
+    [oslo] = memory.add("I live in Oslo.", user_id="alice")["results"]
+    memory.add("I live in Bergen.", user_id="alice")
+    assert [row["event"] for row in memory.history(oslo["id"])] == ["ADD"]
+    memory.update(oslo["id"], metadata={"seen": 1})
+    memory.update(oslo["id"], "I live in Lima.")
+    assert [(row["event"], row["new_memory"]) for row in memory.history(oslo["id"])] == [
+        ("ADD", "I live in Oslo."),
+        ("UPDATE", "I live in Oslo."),
+        ("UPDATE", "I live in Lima."),
+    ]

@@ -99,7 +99,13 @@ def test_a_procedure_is_told_everything_that_was_done(memos: MemOS) -> None:
     memory.add(talk, agent_id="a", memory_type="procedural_memory")
     told = asked[0][1:-1]
     assert [m["role"] for m in told] == ["system", "user", "assistant", "tool"]
-    assert '"name": "open"' in told[2]["content"]
+    assert told[2] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert told[3] == {"role": "tool", "content": "opened", "tool_call_id": "c"}
+    memory.add([talk[1], talk[3]], agent_id="a", memory_type="procedural_memory")
+    assert asked[1][1:-1] == [
+        {"role": "user", "content": "open it"},
+        {"role": "user", "content": "[tool] opened"},  # of an answer to nothing, no model knows what to make
+    ]
 
 
 async def test_what_mem0_has_not_written_is_not_there_either(memos: MemOS) -> None:
@@ -177,3 +183,88 @@ def test_an_answer_without_a_reason_says_its_status() -> None:
     )
     with pytest.raises(ours.MemoryError, match=r"^HTTP 404 error$"):
         client.get("x")
+
+
+# -- models and moments ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ('Maybe {"memory": [{"text": "vegan"}]}? No.\n</think>\n\n{"memory": []}', []),
+        ('<think>{"memory": [{"text": "vegan"}]}</think>{"memory": [{"text": "tea"}]}', ["tea"]),
+        ('{"memory": [{"text": "tea"}]}<think>hm', ["tea"]),
+        ("I'm sorry, I cannot help. You could:\n1. Rephrase it\n2. Contact support", None),
+        ("Memories:\n- likes tea\n- has a dog\n", ["likes tea", "has a dog"]),
+        ("1. likes tea\n\n2. has a dog", ["likes tea", "has a dog"]),
+        ("- likes tea\nand that is all", None),
+    ],
+)
+def test_only_what_a_model_means_is_kept(reply: str, found: list[str] | None) -> None:
+    from mem0_memos.inference import read_reply
+
+    got = read_reply(reply)
+    assert (got if got is None else [one.text for one in got]) == found
+
+
+def test_a_model_that_says_nothing_leaves_it_to_the_rules(memos: MemOS) -> None:
+    class Silent:
+        def generate_response(self, messages: Any) -> None:
+            return None
+
+    memory = Memory(memos, llm=Silent())
+    assert texts(memory.add("I like tea.", user_id="alice")) == ["I like tea."]
+
+
+async def test_a_model_may_be_given_to_one_call(memos: MemOS) -> None:
+    from langchain_core.language_models import FakeListChatModel
+
+    talk = [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "r", "tool_call_id": "1"},
+    ]
+    chat = FakeListChatModel(responses=["Steps"])
+    added = await AsyncMemory(memos).add(
+        talk, user_id="u", agent_id="a", memory_type="procedural_memory", llm=chat
+    )
+    assert texts(added) == ["Steps"]
+
+
+def test_settings_of_a_model_that_mean_nothing_here_are_named(tmp_path: Path) -> None:
+    llm = {"provider": "openai", "config": {"model": "m", "api_key": "k", "store": True, "temperature": 0.5}}
+    with pytest.warns(UserWarning, match=r"no effect: llm\.store$"):
+        Memory.from_config({"llm": llm, "url": str(tmp_path / "v")}).close()
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00-14:00"])
+def test_a_moment_outside_of_time_is_refused(memory: Memory, moment: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"^timestamp is no moment"):
+        memory.add("x", user_id="alice", timestamp=moment, infer=False)
+    with pytest.raises(InvalidArgument, match=r"^reference_date is no moment"):
+        memory.search("x", filters=ALICE, reference_date=moment)
+
+
+def test_clients_of_before_2_0_may_name_the_apis_version_by_place() -> None:
+    import httpx
+
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(200, json={"results": [], "count": 0, "next": None, "previous": None})
+
+    def client(**how: Any) -> Any:
+        transport = httpx.MockTransport(answer)
+        return MemoryClient("k", "http://localhost:1", httpx.Client(transport=transport), **how)
+
+    old: Any = client()
+    old.search("q", "v2", filters={"user_id": "u"})
+    old.get_all("v1", user_id="u")
+    assert asked == ["/v3/memories/search/", "/v3/memories/"]
+    with pytest.raises(AttributeError):
+        client(strict=True).search("q", "v2", filters={"user_id": "u"})
