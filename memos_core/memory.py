@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -24,7 +24,7 @@ from memos_core.governance import DuplicatePolicy
 from memos_core.queries import Queries
 from memos_core.reader import MEMORIES
 from memos_core.settle import has_slot, settle_contradiction, settle_duplicate
-from memos_core.vault import CubeFilter, Right
+from memos_core.vault import CubeFilter, Right, Writer
 from memos_core.vault.vault import BRIEF
 from memos_core.view import distinct_ids
 
@@ -44,6 +44,9 @@ class Matching:
     namespace: Namespace = ()
     types: Sequence[str] | None = None
     states: Sequence[State] | None = LIVE
+
+
+Arrange = Callable[[Writer, list[MemCube]], tuple[list[MemCube], list[MemCube]]]
 
 
 class Memory(Queries):
@@ -167,6 +170,7 @@ class Memory(Queries):
         duplicates: DuplicatePolicy | None = None,
         replacing: str | None = None,
         delete: Collection[str] | CubeFilter = (),
+        arrange: Arrange | None = None,
     ) -> list[MemCube]:
         """Store cubes in one transaction.
 
@@ -174,12 +178,18 @@ class Memory(Queries):
             replacing: with one cube and its expected version, the id of the cube it is to be a version of: asked
                 again here, because it may be gone, or granted no more.
             delete: what goes before, of this scope.
+            arrange: given the cubes within the transaction, says which ones to store instead, and what it deleted.
         """
         if not cubes and not delete:
             return []
         looks = duplicates is not None and duplicates.looks
         near = self._core.near_duplicates(cubes, duplicates) if duplicates and looks else {}
-        brief = len(cubes) <= BRIEF and not isinstance(delete, CubeFilter) and len(delete) <= BRIEF
+        brief = (
+            len(cubes) <= BRIEF
+            and not isinstance(delete, CubeFilter)
+            and len(delete) <= BRIEF
+            and not arrange
+        )
         with self._core.vault.writing(self._actor, self._principal.clearance, brief=brief) as writer:
             writer.check(cubes)
             writer.audit.lock((c.scope.tenant, c.scope.user or "") for c in cubes)
@@ -195,6 +205,9 @@ class Memory(Queries):
                     writer.audit.lock([(self._scope.tenant, self._scope.user or "")])
                 delete = writer.ids(delete)
             gone = writer.delete(delete) if delete else []
+            if arrange is not None:
+                cubes, moved = arrange(writer, cubes)
+                gone += moved
             stored: list[MemCube] = []
             # What may touch other cubes goes one by one; the rest together.
             for alone, run in groupby(cubes, key=lambda c: looks or has_slot(c)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ValidationError
 
 from memos_core import arguments
+from memos_core.conversations import Conversations
 from memos_core.core import Core
 from memos_core.cube import (
     ANY_USER,
@@ -18,7 +19,6 @@ from memos_core.cube import (
     Principal,
     Scope,
     StructureRegistry,
-    now,
     validation_message,
 )
 from memos_core.cube import NOT_MEMORIES as NOT_MEMORIES
@@ -26,13 +26,12 @@ from memos_core.errors import AccessDenied, InvalidArgument
 from memos_core.governance import DecayPolicy, DuplicatePolicy, LifecyclePolicy
 from memos_core.governed import Governed
 from memos_core.items import Items
-from memos_core.memory import Matching, Memory
+from memos_core.memory import Memory
 from memos_core.prompt import ChatMessage, asked, check_messages, compose
-from memos_core.reader import MEMORIES, MESSAGES, Extractor, MemReader, extract_statements, slot_fields
+from memos_core.reader import Extractor, MemReader, extract_statements, slot_fields
 from memos_core.retrieval import Embedder, Hit, IndexKind, Retriever, SentenceTransformerEmbedder, resolve
-from memos_core.settle import rivals
 from memos_core.twins import in_thread
-from memos_core.vault import CubeFilter, Vault
+from memos_core.vault import Vault
 from memos_core.vault.sealing import seal_for
 from memos_core.versions import Versions
 
@@ -58,7 +57,7 @@ class Prompt:
         return tuple((c.id, c.version) for c in (*self.resident, *(hit.cube for hit in self.recalled)))
 
 
-class MemOS(Memory, Items, Versions, Governed):
+class MemOS(Conversations, Items, Versions, Governed):
     """Memory for one principal in one scope. Open it once, make narrower views with `scoped`.
 
     A view is cheap, immutable and safe from many threads. All views of one `open` share the vault, its
@@ -297,71 +296,7 @@ class MemOS(Memory, Items, Versions, Governed):
     ) -> None:
         self.close()
 
-    # -- conversations -------------------------------------------------------------------------------------
-
-    def remember(
-        self,
-        messages: Sequence[Any],
-        *,
-        extract: bool | Callable[[str], bool] = True,
-        again: bool = True,
-        namespace: str = MESSAGES,
-        delete: Sequence[str] | Matching = (),
-        ids: Sequence[str] | None = None,
-    ) -> list[MemCube]:
-        """Store a finished turn: each message verbatim, and what the user stated as typed cubes, in one
-        transaction. A statement this user made before, word for word, is not stored twice.
-
-        Args:
-            messages: `Message`s or dicts with "role" ("user", "assistant", …), "content" and maybe "raw".
-            extract: False stores the messages alone; a function says of a message's text whether to look for
-                statements in it.
-            again: False for messages that are moved and not said anew: a statement that was known once is not stored
-                again, though it may hold no more.
-            namespace: where the messages go; only those in the default one are the `conversation`.
-            delete: see `put`; e.g. the messages that these replace.
-            ids: of the messages' cubes, new ones, one each. A conversation is in the order of its ids.
-
-        Returns:
-            The cubes stored: messages first, then statements.
-        """
-        where = arguments.name(namespace, "namespace")
-        episodes = self._core.reader.messages(messages, self._scope, self._principal.label, namespace=where)
-        if ids is not None:
-            if len(arguments.names(ids, "ids")) != len(episodes):
-                raise InvalidArgument(f"ids must be one for each message, got {len(ids)} for {len(episodes)}")
-            episodes = [e.model_copy(update={"id": id_}) for e, id_ in zip(episodes, ids, strict=True)]
-        heard = [e for e in episodes if (extract(e.text) if callable(extract) else extract)]
-        statements = self._new_statements(self._core.reader.statements(heard), again)
-        stored = self.put([*episodes, *statements], delete=delete)
-        self.turn_finished()
-        return stored
-
-    def _new_statements(self, statements: list[MemCube], again: bool) -> list[MemCube]:
-        if not statements:
-            return []
-        about = self._scope.home.model_copy(update={"agent": None})
-        which = CubeFilter(
-            about,
-            namespace=(MEMORIES,),
-            exact_namespace=True,
-            keys=[c.key for c in statements],
-            states=None,
-            valid_at=now() if again else None,  # what held once and is said again holds again
-        )
-        known = {c.key for c in self._core.vault.find(which)}
-        new: dict[str, MemCube] = {}
-        for cube in statements:
-            if rivals(cube, new.values()):  # contradicted a moment ago and said once more: the last word
-                new.pop(cube.key, None)
-            elif cube.key in known:
-                continue
-            new.setdefault(cube.key, cube)
-        return list(new.values())
-
-    def conversation(self) -> list[MemCube]:
-        """The messages of this scope's session, in order; of all its sessions where it has none."""
-        return self.find(namespace=(MESSAGES,), types=["message"])
+    # -- prompts -------------------------------------------------------------------------------------------
 
     def recall(self, query: str, *, k: int = 5, accept: Callable[[MemCube], bool] | None = None) -> list[Hit]:
         """The user's memories for a question: `search` across the user's sessions, for a prompt. Without a user, what
@@ -417,16 +352,6 @@ class MemOS(Memory, Items, Versions, Governed):
             return True
         return engine.prompt_length(messages) + room_for <= engine.context_length
 
-    def turn_finished(self, *, system: str | None = None) -> None:
-        """Tell the scheduler that a turn of this scope is over, so that it prepares the next one.
-
-        Args:
-            system: the system text the agent uses, where known: prompts begin with it.
-        """
-        if system is not None:
-            arguments.text(system, "system")
-        self.scheduler.turn(self._scope, system)
-
     amerge = in_thread(Versions.merge)
     adiff = in_thread(Versions.diff)
     aarchive = in_thread(Governed.archive)
@@ -450,8 +375,9 @@ class MemOS(Memory, Items, Versions, Governed):
     afind = in_thread(Memory.find)
     asearch = in_thread(Memory.search)
     aerase = in_thread(Governed.erase)
-    aremember = in_thread(remember)
-    aconversation = in_thread(conversation)
+    aremember = in_thread(Conversations.remember)
+    aconversation = in_thread(Conversations.conversation)
+    ainsert = in_thread(Conversations.insert)
     arecall = in_thread(recall)
     aprompt = in_thread(prompt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,9 +21,10 @@ try:
 except ImportError:
     raise missing_extra("langchain-core", "langchain") from None
 
+log = logging.getLogger("langchain_memos")
 CACHE = "cache"
 _READ = 1_000  # characters: about what a sentence embedder reads before it cuts off
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:[.,:]\d+)*|\d+")
 _KINDS: dict[str, type[Generation]] = {
     cls.__name__: cls for cls in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
 }
@@ -53,23 +55,28 @@ class MemOSCache(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         """See `BaseCache.lookup`."""
-        key = _digest(prompt)
+        key = self._key(prompt)
         found = self._memos.items_at(self._place(prompt, llm_string), [key]).get(key)
         return None if found is None else [_generation(stored) for stored in found.data["replies"]]
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """See `BaseCache.update`.
+        """See `BaseCache.update`. A reply that holds what JSON has no form for is not kept, and a warning in the log
+        says so: it is a good reply all the same.
 
         Raises:
-            InvalidArgument: a reply holds what JSON has no form for. VaultError: nothing was stored.
+            VaultError: nothing was stored.
         """
-        replies = [_stored(generation) for generation in return_val]
-        dump_json(replies, "return_val")
+        try:
+            replies = [_stored(generation) for generation in return_val]
+            dump_json(replies, "return_val")
+        except InvalidArgument as err:
+            log.warning("a reply is not kept: %s", err)
+            return
         self._memos.write(
             {"replies": replies},
             text=self._found_by(prompt),
             namespace=self._place(prompt, llm_string),
-            key=_digest(prompt),
+            key=self._key(prompt),
             semantic_type=CACHE,
             ttl=self._ttl,
         )
@@ -77,6 +84,12 @@ class MemOSCache(BaseCache):
     def clear(self, **kwargs: Any) -> None:
         """Remove all replies of this scope, of every model."""
         self._memos.delete_where(namespace=(CACHE,), types=[CACHE])
+
+    def _key(self, prompt: str) -> str:
+        """Addresses are the user's: each of their sessions and agents has its own."""
+        scope = self._memos.scope
+        narrower = "" if scope.session is None and scope.agent is None else f"{scope}\n"
+        return _digest(narrower + prompt)
 
     def _place(self, prompt: str, llm_string: str) -> tuple[str, ...]:
         """The namespace of the replies that may stand for one another."""
@@ -88,10 +101,10 @@ class MemOSCache(BaseCache):
 
 
 class MemOSSemanticCache(MemOSCache):
-    """`MemOSCache` that also gives the reply to the nearest question, where it is near enough. Only the last message
-    of a chat may differ, if the user wrote it; everything before it (the system message, the conversation, recalled
-    facts), the model and its settings must be the same, and so must the numbers in the question. A question longer than
-    an embedder reads (1,000 characters) must be the same word for word.
+    """`MemOSCache` that also gives the reply to the nearest question, where it is near enough. Only the last line of a
+    chat may differ, if the user wrote it; everything above it (the system message, the conversation, recalled
+    facts), the model and its settings must be the same, and so must the numbers in the question, in their order. A
+    question longer than an embedder reads (1,000 characters) must be the same word for word.
 
     Args:
         memos: as for `MemOSCache`; opened with an embedder. similarity: how near, as a cosine. ttl: as there.
@@ -133,25 +146,31 @@ class MemOSSemanticCache(MemOSCache):
         return *super()._place(prompt, llm_string), _digest(_parted(prompt)[0])
 
     def _found_by(self, prompt: str) -> str:
-        asked = _parted(prompt)[1]
+        asked = _parted(prompt)[1].encode(errors="replace").decode()
         return asked if len(asked) <= _READ else ""
 
 
 def _parted(prompt: str) -> tuple[str, str]:
-    """A prompt as what stands before its last question, and the question. Of a chat, LangChain's `dumps` of its
-    messages; any other prompt is a question as a whole."""
+    """A prompt as what stands before its last question, and the question: the last line of the last message, which
+    is the user's. Memories and examples stand on lines of their own, and must be the same.
+
+    Args:
+        prompt: of a chat, LangChain's `dumps` of its messages; else the text itself.
+    """
     try:
         *before, last = json.loads(prompt)
-        kind, question = last["id"][-1], last["kwargs"].pop("content")
+        kind, said = last["id"][-1], last["kwargs"].pop("content")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return "", prompt
-    if kind != "HumanMessage" or not isinstance(question, str):
+        before, last, kind, said = [], {}, "HumanMessage", prompt
+    if kind != "HumanMessage" or not isinstance(said, str):
         return prompt, ""
-    return json.dumps([*before, last]), question
+    above, _, question = said.rstrip().rpartition("\n")
+    return json.dumps([*before, last, above]), question
 
 
 def _numbers(text: str) -> list[str]:
-    return sorted(_NUMBER.findall(text))
+    """The numbers of a text in order, with their signs."""
+    return _NUMBER.findall(text)
 
 
 def _digest(text: str) -> str:

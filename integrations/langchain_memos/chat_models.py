@@ -108,7 +108,7 @@ class ChatMemOS(BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """The part of a cache's key that is not the prompt: a reply depends on who asks, and on what is remembered."""
         view = self._view(kwargs)
-        told = f"{view.scope}, {self.recall_k} recalled, memories {view.memories_state()}"
+        told = f"{view.scope}, {self.recall_k} recalled, memories {view.memories_state()}, to {stop or self.stop}"
         return f"{super()._get_llm_string(stop=stop, **kwargs)}---{told}"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:

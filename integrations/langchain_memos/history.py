@@ -164,11 +164,10 @@ def _unpacked(stored: Any) -> Any:
         return [_unpacked(one) for one in stored]
     if not isinstance(stored, dict):
         return stored
-    return (
-        Document(**stored[_DOCUMENT])
-        if [*stored] == [_DOCUMENT]
-        else {name: _unpacked(one) for name, one in stored.items()}
-    )
+    if [*stored] == [_DOCUMENT] and isinstance(stored[_DOCUMENT], dict):
+        with suppress(ValueError, TypeError):  # another tool's own data
+            return Document(**stored[_DOCUMENT])
+    return {name: _unpacked(one) for name, one in stored.items()}
 
 
 def _from_cube(cube: MemCube) -> BaseMessage:
@@ -177,10 +176,11 @@ def _from_cube(cube: MemCube) -> BaseMessage:
     stored: Any = cube.json_data
     role, raw = stored["role"], stored.get("raw")
     if isinstance(raw, dict) and isinstance(raw.get("type"), str) and isinstance(raw.get("data"), dict):
-        message = messages_from_dict([raw])[0]
-        if isinstance(message, ToolMessage):
-            message.artifact = _unpacked(message.artifact)
-        return message
+        with suppress(ValueError):  # of a class that LangChain does not have
+            message = messages_from_dict([raw])[0]
+            if isinstance(message, ToolMessage):
+                message.artifact = _unpacked(message.artifact)
+            return message
     with suppress(ValueError, LookupError, TypeError, AttributeError):
         if found := _of_llama_index(role, stored["content"], raw):
             return found

@@ -272,7 +272,9 @@ def _message(value: Any, cls: type[BaseMessage], name: str) -> BaseMessage:
     """What a chain was given or gave back, as a message."""
     if isinstance(value, BaseMessage):
         return value
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(b, str | dict) for b in value)):
+    if isinstance(value, str):  # half a character, where a reply was cut off, is no reason to lose it
+        return cls(content=value.encode(errors="replace").decode())
+    if isinstance(value, list) and all(isinstance(b, str | dict) for b in value):
         return cls(content=value)
     raise InvalidArgument(
         f"{name} must be a text or a message, got {type(value).__name__}; set input_key= or output_key="

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from memos_core import arguments
-from memos_core.cube import Scope
 from memos_core.errors import missing_extra
 from memos_core.memos import MemOS, given
 from memos_core.prompt import memory_note, unsaid
@@ -17,13 +16,14 @@ from memos_core.prompt import memory_note, unsaid
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
     from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+    from langchain_core.runnables.config import ensure_config
     from langgraph.runtime import Runtime
 except ImportError:
     raise missing_extra("langchain", "langchain") from None
 
 from langchain_memos.scopes import ids_of_run
 
-_MOST = 1_000  # turns that never came to their end are forgotten then
+_MOST = 1_000  # messages of runs that never came to their end are forgotten then
 _Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 _AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
@@ -39,6 +39,7 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     Whose memory: `user_id` of the runtime's context (an attribute or a key), else of the config's `configurable`,
     within the scope of `memos`; the session is the config's `thread_id`. Nothing that the model says can change it.
+    An agent that runs inside a tool of another one recalls, and remembers nothing: it was asked by a model.
     Runs that name neither share the session "default", which no other recalls.
 
     Args:
@@ -55,22 +56,25 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._memos = given(memos).scoped(agent=agent, adapter="langchain")
         self._k = arguments.count(k, "k")
         self._remember = remember
-        self._heard: OrderedDict[Scope, list[str]] = OrderedDict()  # in turns that are not at their end yet
+        # In runs that are not at their end yet: the question that a message of the model, by its id, answers.
+        self._heard: OrderedDict[str | None, list[AnyMessage]] = OrderedDict()
         self._lock = threading.Lock()
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: _Handler) -> ModelResponse[Any]:
         """See `AgentMiddleware.wrap_model_call`."""
-        view = self._view(request.runtime)
-        self._hear(view, request.messages)
-        return handler(self._with_memories(request, view))
+        asked = self._asked(request.messages)
+        response = handler(self._with_memories(request, asked))
+        self._note(response, asked)
+        return response
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: _AsyncHandler
     ) -> ModelResponse[Any]:
         """See `AgentMiddleware.awrap_model_call`."""
-        view = self._view(request.runtime)
-        self._hear(view, request.messages)
-        return await handler(await asyncio.to_thread(self._with_memories, request, view))
+        asked = self._asked(request.messages)
+        response = await handler(await asyncio.to_thread(self._with_memories, request, asked))
+        self._note(response, asked)
+        return response
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> None:
         """See `AgentMiddleware.after_agent`."""
@@ -84,49 +88,59 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         ids = ids_of_run(runtime)
         return self._memos.scoped(user=ids.get("user_id"), session=ids.get("thread_id")).in_session()
 
-    def _with_memories(self, request: ModelRequest[Any], view: MemOS) -> ModelRequest[Any]:
-        at = _last(request.messages, HumanMessage)
-        if at is None or not self._k:
-            return request
-        asked = request.messages[at]
-        question = str(asked.text) if _said(asked) else "\n".join(self._heard.get(view.scope, []))
-        if not question.strip():
+    def _with_memories(self, request: ModelRequest[Any], asked: Sequence[AnyMessage]) -> ModelRequest[Any]:
+        view, at = self._view(request.runtime), _last(request.messages, HumanMessage)
+        question = str(asked[-1].text) if asked else ""
+        if at is None or not self._k or not question.strip():
             return request
         hits = view.recall(question, k=self._k, accept=unsaid(str(m.text) for m in request.messages))
         if not hits:
             return request
-        note = memory_note(hit.cube for hit in hits)
+        note, last = memory_note(hit.cube for hit in hits), request.messages[at]
         content: Any = (
-            f"{note}\n\n{asked.content}"
-            if isinstance(asked.content, str)
-            else [{"type": "text", "text": note}, *asked.content]
+            f"{note}\n\n{last.content}"
+            if isinstance(last.content, str)
+            else [{"type": "text", "text": note}, *last.content]
         )
         messages = [*request.messages]
-        messages[at] = asked.model_copy(update={"content": content})
+        messages[at] = last.model_copy(update={"content": content})
         return request.override(messages=messages)
 
-    def _hear(self, view: MemOS, messages: Sequence[AnyMessage]) -> None:
-        """Note what the user said, before another middleware may take it out of the state within the turn."""
-        if self._remember and messages and _said(messages[-1]):
-            with self._lock:
-                self._heard[view.scope] = _question(messages)
-                self._heard.move_to_end(view.scope)
-                while len(self._heard) > _MOST:
-                    self._heard.popitem(last=False)
+    def _asked(self, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
+        """What the user said last, also where another middleware has put a summary in its place since."""
+        said = _question(messages)
+        if said:
+            return said
+        with self._lock:
+            return next((self._heard[m.id] for m in reversed(messages) if m.id in self._heard), [])
+
+    def _note(self, response: ModelResponse[Any], asked: list[AnyMessage]) -> None:
+        """Keep what the model's messages are the answers to."""
+        with self._lock:
+            for message in response.result if self._remember and asked else ():
+                if message.id is not None:
+                    self._heard[message.id] = asked
+            while len(self._heard) > _MOST:
+                self._heard.popitem(last=False)
 
     def _finish(self, view: MemOS, messages: Sequence[AnyMessage]) -> None:
+        turn = [*self._asked(messages), *_answer(messages)]
         with self._lock:
-            heard = self._heard.pop(view.scope, [])
-        if self._remember:
-            said = _question(messages) or heard
-            turn = [{"role": "user", "content": text} for text in said]
-            answered = _last(messages, AIMessage)
-            if turn and answered is not None and not any(map(_said, messages[answered:])):
-                answer = str(messages[answered].text)
-                turn += [{"role": "assistant", "content": answer}] if answer.strip() else []
-            if turn:
-                view.remember(turn)
+            for message in messages:
+                self._heard.pop(message.id, None)
+        if turn and self._remember and not _called_by_a_model():
+            # Each message once: a run may bring none of its own, go back, or end in the middle of another one.
+            view.remember(
+                [_kept(message) for message in turn],
+                keys=[f"langchain:{message.id}" if message.id else None for message in turn],
+            )
         view.turn_finished()
+
+
+def _called_by_a_model() -> bool:
+    """Whether this agent runs inside a tool of another one: then what it was asked is a model's wording."""
+    around = str(ensure_config().get("configurable", {}).get("checkpoint_ns", "")).split("|")[:-1]
+    return any(part.partition(":")[0] == "tools" for part in around)
 
 
 def _said(message: AnyMessage) -> bool:
@@ -134,14 +148,28 @@ def _said(message: AnyMessage) -> bool:
     return isinstance(message, HumanMessage) and "lc_source" not in message.additional_kwargs
 
 
-def _question(messages: Sequence[AnyMessage]) -> list[str]:
+def _question(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
     """What the user said last, in one message or several."""
     last = next((i for i in range(len(messages) - 1, -1, -1) if isinstance(messages[i], HumanMessage)), -1)
-    said: list[str] = []
+    said: list[AnyMessage] = []
     while last >= 0 and _said(messages[last]):
-        said.insert(0, str(messages[last].text))
+        said.insert(0, messages[last])
         last -= 1
     return said
+
+
+def _answer(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
+    """The model's last words, if it said some after the user's."""
+    at = _last(messages, AIMessage)
+    if at is None or any(map(_said, messages[at:])) or not str(messages[at].text).strip():
+        return []
+    return [messages[at]]
+
+
+def _kept(message: AnyMessage) -> dict[str, str]:
+    """A message as memory. Half a character, as a reply that was cut off may end with, is no reason to lose it."""
+    text = str(message.text).encode(errors="replace").decode()
+    return {"role": "user" if isinstance(message, HumanMessage) else "assistant", "content": text}
 
 
 def _last(messages: Sequence[AnyMessage], kind: type[AnyMessage]) -> int | None:

@@ -48,8 +48,8 @@ class MemOSVectorStore(VectorStore):
         self._namespace = arguments.names(namespace, "namespace")
         if not self._namespace:
             raise InvalidArgument("namespace must name the collection, got an empty one")
-        session = self._memos.scope.session
-        self._prefix = "" if session is None else f"{session}{_SEP}"
+        scope = self._memos.scope
+        self._prefix = "".join(f"{part}{_SEP}" for part in (scope.agent, scope.session) if part is not None)
 
     @property
     def embeddings(self) -> Embeddings | None:
@@ -115,7 +115,8 @@ class MemOSVectorStore(VectorStore):
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """Remove documents of this collection; all of them without `ids`. Ids that are not there are nothing."""
         if ids is None:
-            self._memos.delete_where(namespace=self._namespace, types=[DOCUMENT])
+            found = self._memos.find(namespace=self._namespace, types=[DOCUMENT], states=None)
+            self._memos.delete([cube.id for cube in found if self._holds(cube)])
         elif ids:
             self._memos.delete(self._memos.item_ids(self._namespace, self._keys(ids)))
         return True
@@ -127,7 +128,7 @@ class MemOSVectorStore(VectorStore):
         return [_document(id_, item.text, item.data) for id_, item in items if item is not None]
 
     def _key(self, id_: str) -> str:
-        """Where a document lies. Addresses are the user's: each session's store has its own."""
+        """Where a document lies. Addresses are the user's: each session's and agent's store has its own."""
         return self._prefix + id_ if isinstance(id_, str) else id_
 
     def _keys(self, ids: Sequence[str]) -> list[str]:
@@ -204,24 +205,32 @@ class MemOSVectorStore(VectorStore):
         return [self._of(cubes[i]) for i in chosen]
 
     def _nearest(self, embedding: Sequence[float], k: int, filter: Filter | None) -> list[MemCube]:
-        accept = None if filter is None else lambda cube: _meets(self._of(cube), filter)
-        hits = self._memos.nearest(embedding, k=k, namespace=self._namespace, types=[DOCUMENT], accept=accept)
+        hits = self._memos.nearest(
+            embedding, k=k, namespace=self._namespace, types=[DOCUMENT], accept=self._accept(filter)
+        )
         return [hit.cube for hit in hits]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return float  # scores are relevances already
 
     def _hits(self, query: str, k: int, filter: Filter | None) -> list[Hit]:
-        accept = None if filter is None else lambda cube: _meets(self._of(cube), filter)
         return self._memos.search(
             query,
             k=k,
             namespace=self._namespace,
             types=[DOCUMENT],
-            accept=accept,
+            accept=self._accept(filter),
             shared=False,
             valid_at=None,
         )
+
+    def _accept(self, filter: Filter | None) -> Callable[[MemCube], bool]:
+        return lambda cube: self._holds(cube) and (filter is None or _meets(self._of(cube), filter))
+
+    def _holds(self, cube: MemCube) -> bool:
+        """Whether a document is this store's, and not that of a session or an agent within its scope."""
+        mine, theirs = self._memos.scope, cube.scope
+        return (mine.agent, mine.session) == (theirs.agent, theirs.session)
 
 
 def _document(id_: str, text: str, stored: Any) -> Document:

@@ -411,12 +411,14 @@ class Vault:
         with self.db.read() as conn:
             return conn.execute(select(func.count()).select_from(t.cubes).where(which.where())).scalar_one()
 
-    def tally(self, which: CubeFilter) -> tuple[int, int]:
-        """How many cubes match, and when the newest of them was written, in the vault's microseconds."""
-        query = select(func.count(), func.coalesce(func.max(t.cubes.c.written_at), 0)).where(which.where())
+    def tally(self, which: CubeFilter) -> tuple[int, int, int]:
+        """How many cubes match, when the newest of them was written, and when the last of them to do so began to hold,
+        in microseconds."""
+        latest = [func.coalesce(func.max(at), 0) for at in (t.cubes.c.written_at, t.cubes.c.valid_from)]
+        query = select(func.count(), *latest).where(which.where())
         with self.db.read() as conn:
-            count, newest = conn.execute(query).one()
-            return int(count), int(newest)
+            count, newest, begun = conn.execute(query).one()
+            return int(count), int(newest), int(begun)
 
     def type_counts(self, which: CubeFilter) -> dict[str, int]:
         """How many cubes of each semantic type match, most first."""

@@ -327,10 +327,15 @@ CASES: dict[str, tuple[str, Call, list[Any]]] = {
     # -- memos.py ------------------------------------------------------------------------------------------
     "recall query": ("query", lambda b, v: b.view.recall(v), [None, 1, b"x", ["a"], THING, True]),
     "recall k": ("k must", lambda b, v: b.view.recall("heron", k=v), [None, *NO_COUNTS, 0]),
-    "remember ids": (
-        "ids|id of a cube",
-        lambda b, v: b.view.remember([{"role": "user", "content": "x"}], ids=v),
-        [[], ["a", "b"], "ab", 1, [1], [""], [None]],
+    "remember keys": (
+        "keys",
+        lambda b, v: b.view.remember([{"role": "user", "content": "x"}], keys=v),
+        [[], ["a", "b"], "ab", 1, [1], [b"a"], [SURROGATE], [NUL]],
+    ),
+    "insert index": (
+        "index",
+        lambda b, v: b.view.insert(v, {"role": "user", "content": "x"}),
+        [None, "1", 1.5, True, THING],
     ),
     "remember messages": (
         "messages|text",

@@ -132,8 +132,11 @@ def test_expected_version_0_means_there_must_be_none(memos: MemOS) -> None:
     memos.put([memos.cube("first", key="k")], expected_version=0)
     with pytest.raises(VersionConflict):
         memos.put([memos.cube("second", key="k")], expected_version=0)
+    with pytest.raises(VersionConflict):
+        memos.put([memos.cube("a b", key="j"), memos.cube("c d", key="k")], expected_version=0)
+    assert [c.text for c in memos.find()] == ["first"]
     with pytest.raises(InvalidArgument):
-        memos.put([memos.cube("a b"), memos.cube("c d")], expected_version=0)
+        memos.put([memos.cube("a b"), memos.cube("c d")], expected_version=1)
 
 
 def test_updates_without_an_expected_version_never_conflict(memos: MemOS) -> None:

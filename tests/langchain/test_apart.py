@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,26 @@ from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import BaseCache, InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
+from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import Field
 from support import bag_of_words
 
 from langchain_memos import (
     ChatMemOS,
     MemOSCache,
+    MemOSMemory,
     MemOSMiddleware,
     MemOSSemanticCache,
     MemOSVectorStore,
     memory_tools,
 )
 from memos_core.activation import LoadedModel
+from memos_core.cube import now
 from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS
 
@@ -253,3 +259,144 @@ def test_several_messages_of_one_turn_are_all_remembered(memos: MemOS) -> None:
     view = memos.scoped(user="zoe")
     assert told(view) == ["My boat is called Petrel.", "Do you like it?", "done"]
     assert [c.text for c in view.find(not_types=["message"])] == ["My boat is called Petrel."]
+
+
+@pytest.mark.parametrize("summarized", [False, True])
+def test_runs_at_the_same_moment_remember_each_its_own(memos: MemOS, summarized: bool) -> None:
+    summary = SummarizationMiddleware(Summarizer(), trigger=("messages", 4), keep=("messages", 2))
+
+    class Slow(Model):
+        """Calls its tool three times in each run."""
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            called = sum(m.type == "tool" for m in messages) + 2 * any("pirate" in m.text for m in messages)
+            calls = [] if called >= 3 else [ToolCall(name="look", args={}, id=f"c{called}")]
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("done", tool_calls=calls))])
+
+    middleware: Any = [*([summary] if summarized else []), MemOSMiddleware(memos)]
+    agent = create_agent(Slow(), [look], middleware=middleware)
+    agent.batch([say("I own a dog."), say("I own a cat.")], config(None, "maya"))
+    facts = {c.text for c in memos.scoped(user="maya").find(not_types=["message"])}
+    assert facts == {"I own a dog.", "I own a cat."}
+
+
+def test_a_message_is_remembered_once_whatever_runs_go_over_it(memos: MemOS) -> None:
+    """A run that brings none of its own, one that goes on from an earlier checkpoint, and two agents in a row."""
+    agent: Any = create_agent(
+        Model(), [], middleware=[MemOSMiddleware(memos)], checkpointer=InMemorySaver(), name="one"
+    )
+    agent.invoke(say("I live in Rome."), config("A", "maya"))
+    agent.invoke(say("I live in Oslo."), config("B", "maya"))
+    agent.invoke({"messages": [SystemMessage("Nightly job")]}, config("A", "maya"))
+    agent.invoke({"messages": []}, config("A", "maya"))
+    first = [s for s in agent.get_state_history(config("A", "maya")) if s.next][-1]
+    agent.invoke(None, first.config)
+    maya = memos.scoped(user="maya")
+    assert told(maya).count("I live in Rome.") == 1
+    assert [hit.cube.text for hit in maya.recall("where do I live")] == ["I live in Oslo."]
+    graph: Any = StateGraph(MessagesState)
+    graph.add_sequence(
+        [
+            (name, create_agent(Model(), [], middleware=[MemOSMiddleware(memos)], name=name))
+            for name in ("first", "second")
+        ]
+    )
+    graph.add_edge(START, "first")
+    graph.compile().invoke(say("I keep bees."), config("t", "bob"))
+    assert told(memos.scoped(user="bob")) == ["I keep bees.", "done", "done"]
+
+
+def test_an_agent_that_a_model_asks_remembers_nothing_of_it(memos: MemOS) -> None:
+    inner = create_agent(Model(), [], middleware=[MemOSMiddleware(memos)])
+
+    @tool("look")
+    def delegate() -> str:
+        """Ask the other agent."""
+        return str(inner.invoke(say("I hate boats. Look at it."))["messages"][-1].text)
+
+    agent = create_agent(Model(calls=1), [delegate], middleware=[MemOSMiddleware(memos)])
+    agent.invoke(say("I own a boat called Petrel. Fix it."), config("t", "zoe"))
+    view = memos.scoped(user="zoe")
+    assert told(view) == ["I own a boat called Petrel. Fix it.", "done"]
+    assert [c.text for c in view.find(not_types=["message"])] == ["I own a boat called Petrel."]
+
+
+def test_a_reply_that_was_cut_in_a_character_is_not_lost(memos: MemOS) -> None:
+    class Half(Model):
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("Here you go \ud83d"))])
+
+    agent = create_agent(Half(), [], middleware=[MemOSMiddleware(memos)])
+    assert agent.invoke(say("half \ud83d"), config("t", "zoe"))["messages"][-1].text == "Here you go \ud83d"
+    assert told(memos.scoped(user="zoe")) == ["half ?", "Here you go ?"]
+    memory = MemOSMemory(memos=memos, user="max", session="s")
+    memory.save_context({"input": "half \ud83d"}, {"output": "Here you go \ud83d"})
+    assert told(memos.scoped(user="max")) == ["half ?", "Here you go ?"]
+
+
+# -- more caches and documents -----------------------------------------------------------------------------
+
+
+def test_what_stands_above_a_question_must_be_the_same(memos: MemOS) -> None:
+    cache = MemOSSemanticCache(memos, similarity=0.5)
+    kept = [Generation(text="Ann 90k, Bob 70k")]
+    chat = dumps([HumanMessage("Relevant memories:\n- I may see the salaries.\n\nwhat are the salaries")])
+    other = dumps(
+        [HumanMessage("Relevant memories:\n- I may not see the salaries.\n\nwhat are the salaries")]
+    )
+    near = dumps([HumanMessage("Relevant memories:\n- I may see the salaries.\n\nwhat are salaries")])
+    cache.update(chat, "m", kept)
+    assert (cache.lookup(other, "m"), cache.lookup(near, "m")) == (None, kept)
+    cache.update("You are kind.\nfrom 14:00 to 9:00 it takes", "m", kept)
+    for asked in (
+        "from 9:00 to 14:00 it takes",
+        "from -14:00 to 9:00 it takes",
+        "from 14:00 to 9:30 it takes",
+    ):
+        assert cache.lookup(f"You are kind.\n{asked}", "m") is None
+    assert cache.lookup("You are kind.\nfrom 14:00 to 9:00 it takes about", "m") == kept
+    assert cache.lookup("You are rude.\nfrom 14:00 to 9:00 it takes about", "m") is None
+    assert cache.lookup("half \ud83d", "m") is None
+
+
+def test_sessions_and_agents_do_not_take_each_others_replies_and_documents(memos: MemOS) -> None:
+    maya = memos.scoped(user="maya")
+    views = [maya.scoped(session="s1"), maya.scoped(session="s2"), maya.scoped(agent="a1"), maya]
+    caches, stores = [MemOSCache(v) for v in views], [MemOSVectorStore(v) for v in views]
+    for n, (cache, store) in enumerate(zip(caches, stores, strict=True)):
+        cache.update("p", "m", [Generation(text=str(n))])
+        store.add_documents([Document(id="page", page_content=f"page of {n}")])
+    for n, (cache, store) in enumerate(zip(caches, stores, strict=True)):
+        assert cache.lookup("p", "m") == [Generation(text=str(n))]
+        assert [d.page_content for d in store.get_by_ids(["page"])] == [f"page of {n}"]
+        assert [(d.id, d.page_content) for d in store.similarity_search("page")] == [("page", f"page of {n}")]
+    stores[3].delete()
+    assert [len(store.similarity_search("page")) for store in stores] == [1, 1, 1, 0]
+
+
+def test_a_planned_change_of_a_memory_makes_a_new_reply(remembering: MemOS) -> None:
+    view, soon = remembering.scoped(user="maya"), now() + timedelta(seconds=60)
+    before = view.memories_state()
+    view.write("The door code is 1111.", valid_to=soon)
+    view.write("The door code is 2222.", valid_from=soon)
+    after = view.memories_state()
+    assert before != after == view.memories_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("memos_core.queries.now", lambda: soon + timedelta(seconds=1))
+        assert view.memories_state() not in (before, after)
+
+
+def test_the_stop_strings_of_a_model_are_part_of_a_caches_key(remembering: MemOS) -> None:
+    cache = InMemoryCache()
+
+    def cached(**fields: Any) -> bool:
+        reply = ChatMemOS(memos=remembering, cache=cache, max_tokens=4, **fields).invoke("hello")
+        return "total_cost" in (reply.usage_metadata or {})
+
+    assert [cached(), cached(), cached(stop=["t"]), cached(stop=["t"]), cached(stop=["s"])] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]

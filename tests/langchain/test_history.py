@@ -64,3 +64,17 @@ def test_a_window_shows_what_trimming_the_whole_conversation_shows(memos: MemOS,
                 )
         memory: Any = MemOSMemory(memos=memos, user="a", session="s", k=0, return_messages=True, **limits)
         assert memory.load_memory_variables({})["history"] == expected, limits
+
+
+def test_no_message_makes_a_history_unreadable(memos: MemOS) -> None:
+    class Note(BaseMessage):
+        type: str = "note"
+
+    history = MemOSChatMessageHistory("s", memos=memos, user="a")
+    artifact = {"langchain_core.documents.Document": {"title": "x"}}  # a tool's own data
+    history.add_messages([ToolMessage("r", tool_call_id="1", artifact=artifact), Note(content="a note")])
+    found: list[Any] = history.messages
+    assert found[0].artifact == artifact
+    assert (found[1].type, found[1].role, found[1].text) == ("chat", "note", "a note")
+    history.messages = found
+    assert [m.text for m in history.messages] == ["r", "a note"]

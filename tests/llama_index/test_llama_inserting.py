@@ -45,13 +45,13 @@ def test_what_others_append_while_one_inserts_stays(memos: MemOS) -> None:
     store = MemOSSimpleChatStore(memos, user="maya")
 
     def work(idx: int | None) -> None:
-        for n in range(40):
+        for n in range(60):  # so often that there are no ids left between two neighbours
             store.add_message("k", said(f"{idx} {n}")[0], idx=idx)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, (0, 1, None)))
     assert sorted(contents(store.get_messages("k"))) == sorted(
-        f"{idx} {n}" for idx in (0, 1, None) for n in range(40)
+        f"{idx} {n}" for idx in (0, 1, None) for n in range(60)
     )
 
 

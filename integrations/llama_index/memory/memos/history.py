@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 
 from llama_index.memory.memos.messages import SYSTEM, from_cube, to_core
-from memos_core.cube import LIVE, MemCube, Message, State, id_between
+from memos_core.cube import LIVE, MemCube, Message, State
 from memos_core.errors import InvalidArgument, NotFound
 from memos_core.memory import Matching
 from memos_core.memos import MemOS
@@ -17,7 +16,6 @@ from memos_core.reader import MESSAGES
 from memos_core.vault import Order
 
 ANY = (*LIVE, State.ARCHIVED)
-_INSERTING = threading.RLock()
 # LlamaIndex's status of a message is the state of its cube.
 _STATES = {None: ANY, MessageStatus.ACTIVE: LIVE, MessageStatus.ARCHIVED: (State.ARCHIVED,)}
 _PAGE = 64  # messages read at first
@@ -101,31 +99,11 @@ def add(view: MemOS, messages: Sequence[ChatMessage], status: MessageStatus = Me
 
 
 def insert(view: MemOS, index: int, message: ChatMessage) -> None:
-    """Store a message at a position among the active ones, as `list.insert` does. The others are not touched: what
-    somebody adds, inserts or deletes meanwhile stays so. Raises as `add`."""
+    """Store a message at a position among the active ones, as `list.insert` does. Raises as `add`."""
     if isinstance(index, bool) or not isinstance(index, int):
         raise InvalidArgument(f"idx must be a position in the conversation, got {index!r:.80}")
-    new = _checked([message])
-    if index < 0:
-        index = max(0, count(view, MessageStatus.ACTIVE) + index)
-    around = (
-        cubes(view, MessageStatus.ACTIVE, 2, index - 1)
-        if index
-        else [None, *at(view, 0, MessageStatus.ACTIVE)]
-    )
-    if len(around) < 2 or around[1] is None:
-        view.remember(new)  # at the end
-        return
-    id_ = id_between(around[0].id if around[0] else None, around[1].id)
-    if id_ is not None:
-        view.remember(new, ids=[id_])
-        return
-    with _INSERTING:  # no place is left between the two: the ids are given anew
-        there = cubes(view, MessageStatus.ACTIVE)
-        moved = _checked([from_cube(cube) for cube in there])
-        moved.insert(index, *new)
-        told = {cube.text for cube in there}
-        view.remember(moved, extract=lambda text: text not in told, delete=[cube.id for cube in there])
+    [new] = _checked([message])
+    view.insert(index, new)
 
 
 def replace(
