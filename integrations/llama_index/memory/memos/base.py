@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -62,6 +63,7 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
                 value = data[name] = int(value)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
+        data["session"] = _session(data.get("session"), data.pop("session_id", None))
         scope = memos.scope if isinstance(memos, MemOS) else None
         if data.get("session") is None and (scope is None or scope.session is None):
             raise InvalidArgument(
@@ -107,16 +109,13 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
             InvalidArgument: an argument cannot be used. AccessDenied: `memos` belongs to another user or
                 session.
         """
+        if whose := [name for name in ignored if name.lower().startswith(("user", "agent", "tenant"))]:
+            raise InvalidArgument(f"MemOSMemory has no {', '.join(whose)}; whose memory it is, user= says")
         if ignored:
             warnings.warn(
                 f"MemOSMemory has no {', '.join(sorted(ignored))}; ignored", UserWarning, stacklevel=2
             )
-        given_names = {"session": session, "session_id": session_id, "chat_store_key": chat_store_key}
-        names = {name: value for name, value in given_names.items() if value}
-        if len({*names.values()}) > 1:
-            differ = " and ".join(f"{name}={value!r}" for name, value in names.items())
-            raise InvalidArgument(f"{differ} differ; pass one of them")
-        wanted = next(iter(names.values()), None)
+        wanted = _session(session, session_id, chat_store_key)
         if wanted is None:
             wanted = (given(memos).scope.session if memos is not None else None) or new_id()
         if token_limit is None:
@@ -246,6 +245,16 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
         found: dict[str, Any] = super().to_dict(**kwargs)
         return found
 
+    def to_string(self) -> str:
+        """`to_dict` as a text, as `ChatMemoryBuffer` has it; `from_string` restores it."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_string(cls, json_str: str) -> Self:
+        """The memory that `to_string` told of."""
+        found: Self = cls.from_dict(json.loads(json_str))
+        return found
+
     def _recalled(self, question: str, shown: Sequence[ChatMessage], limit: int) -> list[ChatMessage]:
         """One system message with the best memories that fit into the limit, or nothing."""
         if not self.k:
@@ -261,3 +270,17 @@ class MemOSMemory(Locator, BaseMemory):  # type: ignore[misc]
 
     def _count(self, messages: Sequence[ChatMessage]) -> int:
         return sum(count_tokens(m, self.tokenizer_fn) for m in messages)
+
+
+def _session(session: str | None, session_id: str | None, chat_store_key: str | None = None) -> str | None:
+    """The conversation that the names for it mean; an empty one counts as none.
+
+    Raises:
+        InvalidArgument: they are not the same.
+    """
+    given_names = {"session": session, "session_id": session_id, "chat_store_key": chat_store_key}
+    names = {name: value for name, value in given_names.items() if value}
+    if len({*names.values()}) > 1:
+        differ = " and ".join(f"{name}={value!r}" for name, value in names.items())
+        raise InvalidArgument(f"{differ} differ; pass one of them")
+    return next(iter(names.values()), None)

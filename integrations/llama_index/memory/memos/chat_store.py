@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS
@@ -220,6 +222,38 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
     def get_keys(self) -> list[str]:
         """The keys with messages, sorted."""
         return self._keys()
+
+    @classmethod
+    def from_persist_path(cls, persist_path: str, fs: Any = None, **where: Any) -> Self:
+        """The store, as `SimpleChatStore.from_persist_path` gives it. Conversations of a file that a `SimpleChatStore`
+        has written are brought along, those whose keys have no messages in the vault.
+
+        Args:
+            persist_path: the file; there need be none. fs: of another file system (fsspec). where: of the constructor.
+
+        Raises:
+            InvalidArgument: the file is no such file.
+        """
+        store = cls(**where)
+        found = fs.exists(persist_path) if fs is not None else os.path.exists(persist_path)
+        if not found:
+            return store
+        with fs.open(persist_path, "r") if fs is not None else open(persist_path, encoding="utf-8") as file:
+            text = file.read()
+        try:
+            kept = {
+                key: [ChatMessage.model_validate(message) for message in messages]
+                for key, messages in json.loads(text)["store"].items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise InvalidArgument(
+                f"persist_path: {persist_path} is no chat store of LlamaIndex: {err}"
+            ) from None
+        known = {*store.get_keys()}
+        for key, messages in kept.items():
+            if key not in known and messages:
+                store.set_messages(key, messages)
+        return store
 
     def persist(self, persist_path: str = "", fs: Any = None) -> None:
         """Nothing is left to do: a message is on the disk when the call that stores it returns. Takes what

@@ -74,23 +74,31 @@ def _of_langchain(content: str, raw: Any) -> ChatMessage | None:
     return ChatMessage(role=MessageRole.ASSISTANT, content=content, additional_kwargs={"tool_calls": openai})
 
 
-def text_of(message: str | ChatMessage | None) -> str:
-    """The text of a question given either way."""
-    return (message.content if isinstance(message, ChatMessage) else message) or ""
+def text_of(message: Any) -> str:
+    """The text of a question, however it is given: a text, a message, a `QueryBundle`, … None is no question."""
+    if message is None:
+        return ""
+    return (message.content or "") if isinstance(message, ChatMessage) else str(message)
 
 
 def count_tokens(message: ChatMessage, tokenizer: Tokenizer) -> int:
     """About how many tokens a message takes in a prompt."""
     total = len(tokenizer(str(message.additional_kwargs))) if message.additional_kwargs else 0
-    for block in message.blocks:
-        # By their names: llama-index-core 0.13 has not all of these classes.
-        if block.block_type == "text":
-            total += len(tokenizer(block.text))
-        elif block.block_type == "tool_call":
-            total += len(tokenizer(f"{block.tool_name} {block.tool_kwargs}"))
-        else:
-            total += _MEDIA_TOKENS.get(block.block_type, 0)
-    return total
+    return total + sum(_block_tokens(block, tokenizer) for block in message.blocks)
+
+
+def _block_tokens(block: Any, tokenizer: Tokenizer) -> int:
+    # By their names: llama-index-core 0.13 has not all of these classes.
+    if block.block_type == "text":
+        return len(tokenizer(block.text))
+    if block.block_type == "tool_call":
+        return len(tokenizer(f"{block.tool_name} {block.tool_kwargs}"))
+    if block.block_type in _MEDIA_TOKENS:
+        return _MEDIA_TOKENS[block.block_type]
+    content = getattr(block, "content", None)  # of a thought, a citation, a citable document
+    if isinstance(content, list):
+        return sum(_block_tokens(one, tokenizer) for one in content)
+    return len(tokenizer(content)) if isinstance(content, str) else 0
 
 
 def fit(messages: Sequence[ChatMessage], limit: int, tokenizer: Tokenizer) -> list[ChatMessage]:

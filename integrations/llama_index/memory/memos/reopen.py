@@ -51,6 +51,13 @@ class Locator(BaseModel):
     _memos: MemOS | None = PrivateAttr(default=None)
 
     def __init__(self, memos: MemOS | None = None, **data: Any) -> None:
+        data.pop("class_name", None)  # as it was serialised
+        unknown = sorted(data.keys() - type(self).model_fields.keys())
+        if unknown:  # of a misspelt user= nobody should learn by reading another user's messages
+            raise InvalidArgument(
+                f"{type(self).__name__} has no {', '.join(unknown)}; it takes memos, "
+                f"{', '.join(type(self).model_fields)}"
+            )
         view = None
         if memos is not None or data.get("vault") is None:
             view = _view(memos, data)
