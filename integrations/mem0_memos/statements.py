@@ -55,9 +55,12 @@ def _new_memories(
 ) -> list[MemCube]:
     fresh: list[MemCube] = []
     for statement, extra in found:
+        text = structure_text(statement)
         cube = view.cube(
             record.statement_content(statement, extra),
-            text=structure_text(statement),
+            text=text,
+            # Before it is asked whether it is known: what takes the address after this is a conflict.
+            key=_free_key(view, text, {c.key for c in fresh}),
             semantic_type=type(statement).__name__.lower(),
             origin="extraction",
             spoken_at=moment,
@@ -71,11 +74,6 @@ def _new_memories(
         elif said:
             fresh = [c for c in fresh if c not in said]
         fresh.append(cube)
-    keys: set[str] = set()
-    for place, cube in enumerate(fresh):
-        key = _free_key(view, cube.text, keys)
-        keys.add(key)
-        fresh[place] = cube.model_copy(update={"key": key})
     return fresh
 
 
