@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,8 @@ IndexKind = str  # "auto", "chroma", "exact", or a Chroma server's URL
 # a matrix was faster and complete at every size that fits in it (`python -m benchmarks.index`).
 EXACT_BELOW = 1_000_000
 _EMBED_BATCH = 64
-_PAGE = 8  # cubes read at a time, at least
+_PAGE = 8  # cubes read at first, at least
+_MOST_READ = 128  # cubes read at a time
 _POOL = 100  # candidates taken from each side before fusion
 _LOOKED_UP = 2_000  # hits that are looked up one by one; then the vault names all that match
 _NEARBY = 4_000  # what Chroma is asked for at most before the vault's vectors are compared instead
@@ -198,7 +199,8 @@ class Retriever:
         words, vector = query_words(query), self._question(query)
         unstored = self._bring_in(which, vector)
         pool = max(_POOL, 4 * k)
-        # Read cubes in order of rank, and no more than needed.
+        # Read cubes in order of rank, and no more than needed; those that are refused, once.
+        judged: dict[str, MemCube | None] = {}
         size = k if accept is None else max(k, _PAGE)
         while True:
             # Not while Chroma is asked, which may change what the vault says of it.
@@ -209,22 +211,31 @@ class Retriever:
                 if min_similarity is not None:
                     semantic = {i: s for i, s in semantic.items() if s >= min_similarity}
                 ranked = sorted(fuse(lexical, semantic).items(), key=lambda x: (-x[1], x[0]))
-                first = self.vault.get(which, [id_ for id_, _ in ranked[:size]])
+                first = self._read(which, ranked[:size], judged)
             hits: list[Hit] = []
-            for start in range(0, len(ranked), size):
+            start = 0
+            while start < len(ranked) and len(hits) < k:
                 page = ranked[start : start + size]
-                cubes = first if start == 0 else self.vault.get(which, [id_ for id_, _ in page])
+                cubes = first if start == 0 else self._read(which, page, judged)
+                for id_, cube in cubes.items():
+                    judged[id_] = cube if accept is None or accept(cube) else None
                 hits += [
-                    Hit(cubes[id_], score, semantic.get(id_), lexical.get(id_))
+                    Hit(found, score, semantic.get(id_), lexical.get(id_))
                     for id_, score in page
-                    if id_ in cubes and (accept is None or accept(cubes[id_]))
+                    if (found := judged.get(id_)) is not None
                 ]
-                if len(hits) >= k:
-                    break
+                start += len(page)
+                size = min(2 * size, max(k, _MOST_READ))
             # Candidates may have been refused: look further while there is further to look.
             if len(hits) >= k or max(len(lexical), len(semantic)) < pool:
                 return hits[:k]
             pool *= 4
+
+    def _read(
+        self, which: CubeFilter, page: Sequence[tuple[str, float]], judged: Mapping[str, MemCube | None]
+    ) -> dict[str, MemCube]:
+        """The cubes of a page of hits that were not looked at before."""
+        return self.vault.get(which, [id_ for id_, _ in page if id_ not in judged])
 
     def _bring_in(self, which: CubeFilter, vector: Matrix | None) -> dict[str, float]:
         """Have a vector for every cube that matches. Where they cannot be stored, the cosines of those without one."""
