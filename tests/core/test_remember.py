@@ -188,3 +188,54 @@ def test_messages_outside_the_conversation(memos: MemOS) -> None:
     view.archive(kept.id)
     assert view.namespaces(("flushed",)) == []
     assert view.namespaces(("flushed",), states=None) == [("flushed", "s")]
+
+
+# -- keys, places, and last words --------------------------------------------------------------------------
+
+
+def said(*texts: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text} for text in texts]
+
+
+def test_a_message_with_a_known_key_is_not_remembered_again(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s")
+    assert len(view.remember(said("I like tea.", "I like rain."), keys=["a", None])) == 4
+    assert view.remember(said("I hate tea.", "I like snow."), keys=["a", "b"])[0].text == "I like snow."
+    assert view.remember(said("I hate tea."), keys=["a"]) == []
+    assert [c.text for c in view.conversation()] == ["I like tea.", "I like rain.", "I like snow."]
+    other = memos.scoped(user="u", session="t")
+    assert len(other.remember(said("elsewhere"), keys=["a"])) == 1  # keys are a session's
+
+
+@pytest.mark.parametrize("known", [(), ("Oslo",), ("Oslo", "Rome")])
+def test_the_last_word_of_a_turn_holds(memos: MemOS, known: tuple[str, ...]) -> None:
+    view = memos.scoped(user="u", session="s")
+    for city in known:
+        view.remember(said(f"I live in {city}."))
+    view.remember(said("I live in Oslo.", "I live in Rome. That was last year. I live in Oslo."))
+    assert [hit.cube.text for hit in view.recall("where do I live")] == ["I live in Oslo."]
+    assert len(view.conversation()) == len(known) + 2
+
+
+def test_inserting_among_messages(memos: MemOS) -> None:
+    view, expected = memos.scoped(user="u", session="s"), ["a", "b"]
+    view.remember(said(*expected))
+    for n, index in enumerate((0, 1, -1, 99, -99, 2, *([1] * 130))):
+        cube = view.insert(index, said(f"{n}")[0])
+        assert view.read(cube.id).text == f"{n}"
+        expected.insert(index, f"{n}")
+    assert [c.text for c in view.conversation()] == expected
+    view.insert(1, said("I like tea.")[0])
+    [fact] = view.find(not_types=["message"])
+    [message] = [c for c in view.conversation() if c.text == fact.text]
+    assert [source.id for source in fact.derived_from] == [message.id]
+    assert memos.scoped(user="u", session="t").conversation() == []
+
+
+def test_what_is_said_word_for_word_is_found_whoever_may_see_it(memos: MemOS) -> None:
+    maya, max_ = memos.scoped(user="maya"), memos.scoped(user="max")
+    maya.write("I like  TEA.")
+    maya.write({"k": 1}, text="i like tea.")
+    maya.write("I like tea and coffee.")
+    assert sorted(c.text for c in maya.saying("I like tea.")) == ["I like  TEA.", "i like tea."]
+    assert max_.saying("I like tea.") == memos.saying("I like tea.") == maya.saying("☕") == []
