@@ -15,7 +15,7 @@ from memos_core.prompt import memory_note, unsaid
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
-    from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+    from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
     from langchain_core.runnables.config import ensure_config
     from langgraph.runtime import Runtime
 except ImportError:
@@ -78,11 +78,11 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> None:
         """See `AgentMiddleware.after_agent`."""
-        self._finish(self._view(runtime), state["messages"])
+        self._finish(self._view(runtime), state)
 
     async def aafter_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> None:
         """See `AgentMiddleware.aafter_agent`."""
-        await asyncio.to_thread(self._finish, self._view(runtime), state["messages"])
+        await asyncio.to_thread(self._finish, self._view(runtime), state)
 
     def _view(self, runtime: Runtime[Any] | None) -> MemOS:
         ids = ids_of_run(runtime)
@@ -123,8 +123,9 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             while len(self._heard) > _MOST:
                 self._heard.popitem(last=False)
 
-    def _finish(self, view: MemOS, messages: Sequence[AnyMessage]) -> None:
-        turn = [*self._asked(messages), *_answer(messages)]
+    def _finish(self, view: MemOS, state: AgentState[Any]) -> None:
+        messages, structured = state["messages"], state.get("structured_response") is not None
+        turn = [*self._asked(messages), *_answer(messages, structured=structured)]
         with self._lock:
             for message in messages:
                 self._heard.pop(message.id, None)
@@ -158,12 +159,18 @@ def _question(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
     return said
 
 
-def _answer(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """The model's last words, if it said some after the user's."""
+def _answer(messages: Sequence[AnyMessage], *, structured: bool) -> list[AnyMessage]:
+    """The model's last words, if it said some after the user's; or what a tool answered in its place.
+
+    Args:
+        structured: the answer is data: then the last tool message only says so.
+    """
     at = _last(messages, AIMessage)
-    if at is None or any(map(_said, messages[at:])) or not str(messages[at].text).strip():
+    if at is None or any(map(_said, messages[at:])):
         return []
-    return [messages[at]]
+    if isinstance(messages[-1], ToolMessage) and not structured:  # of a tool that answers directly
+        at = -1
+    return [messages[at]] if str(messages[at].text).strip() else []
 
 
 def _kept(message: AnyMessage) -> dict[str, str]:

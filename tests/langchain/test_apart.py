@@ -400,3 +400,14 @@ def test_the_stop_strings_of_a_model_are_part_of_a_caches_key(remembering: MemOS
         True,
         False,
     ]
+
+
+def test_what_a_tool_answers_in_the_agents_place_is_its_answer(memos: MemOS) -> None:
+    @tool("look", return_direct=True)
+    def direct() -> str:
+        """Look."""
+        return "the tide is high"
+
+    agent = create_agent(Model(calls=1), [direct], middleware=[MemOSMiddleware(memos)])
+    agent.invoke(say("how is the tide?"), config("t", "zoe"))
+    assert told(memos.scoped(user="zoe")) == ["how is the tide?", "the tide is high"]
