@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memos_core import arguments
@@ -10,8 +10,11 @@ from memos_core.cube import MemCube, Message, Source, id_between, new_id, now
 from memos_core.errors import InvalidArgument
 from memos_core.memory import Matching, Memory
 from memos_core.reader import MEMORIES, MESSAGES
-from memos_core.settle import rivals
+from memos_core.reader.reader import statement_key
+from memos_core.settle import has_ended, rivals
 from memos_core.vault import CubeFilter, Writer
+
+_CORRECTED = 8  # addresses of one statement that are looked at
 
 
 class Conversations(Memory):
@@ -79,18 +82,20 @@ class Conversations(Memory):
             about,
             namespace=(MEMORIES,),
             exact_namespace=True,
-            keys=[c.key for c in statements],
+            keys=[key for c in statements for key in _addresses(c)],
             states=None,
-            valid_at=now() if again else None,  # what held once and is said again holds again
         )
-        known = {c.key for c in self._core.vault.find(which)}
+        at = now()
+        there = {c.key: c for c in self._core.vault.find(which)}
         new: dict[str, MemCube] = {}
         for cube in statements:
+            key, known = _address(cube, there)
             if rivals(cube, new.values()):  # contradicted a moment ago and said once more: the last word
-                new.pop(cube.key, None)
-            elif cube.key in known:
+                new.pop(key, None)
+            # What held once and is said again holds again.
+            elif known is not None and not (again and has_ended(known, at)):
                 continue
-            new.setdefault(cube.key, cube)
+            new.setdefault(key, cube.model_copy(update={"key": key}))
         return list(new.values())
 
     def conversation(self) -> list[MemCube]:
@@ -141,6 +146,20 @@ class Conversations(Memory):
         if system is not None:
             arguments.text(system, "system")
         self.scheduler.turn(self._scope, system)
+
+
+def _addresses(cube: MemCube) -> list[str]:
+    """Where a statement may lie: at its own key, or behind memories that said it once and were corrected."""
+    return [cube.key, *(f"{cube.key}-{n}" for n in range(1, _CORRECTED))]
+
+
+def _address(cube: MemCube, there: Mapping[str, MemCube]) -> tuple[str, MemCube | None]:
+    """Where a statement belongs, and the memory there that says it."""
+    for key in _addresses(cube):
+        found = there.get(key)
+        if found is None or statement_key(found.text) == statement_key(cube.text):
+            return key, found
+    return f"{cube.key}-{new_id()}", None
 
 
 def _renamed(new: Sequence[MemCube], id_: str) -> list[MemCube]:

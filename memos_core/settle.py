@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -17,6 +18,24 @@ from memos_core.vault import Writer
 def has_slot(cube: MemCube) -> bool:
     """Whether a cube can contradict another."""
     return isinstance(cube.payload, Plaintext) and cube.payload.slot is not None
+
+
+def has_ended(cube: MemCube, at: datetime | None = None) -> bool:
+    """Whether what a cube says holds no more at a moment; None is now."""
+    payload = cube.payload
+    return (
+        isinstance(payload, Plaintext) and payload.valid_to is not None and payload.valid_to <= (at or now())
+    )
+
+
+def rewritten(cube: MemCube, text: str) -> dict[str, Any]:
+    """The validity of a cube that is to say something else: it says it from now on, whatever became of what it said
+    before. For `MemOS.update`; empty where nothing changes."""
+    payload = cube.payload
+    dated = isinstance(payload, Plaintext) and (
+        payload.valid_from is not None or payload.valid_to is not None
+    )
+    return {"valid_from": now(), "valid_to": None} if dated and text != cube.text else {}
 
 
 def rivals(cube: MemCube, others: Iterable[MemCube]) -> list[MemCube]:

@@ -7,6 +7,7 @@ from typing import Any
 from memos_core.cube import NOT_MEMORIES, MemCube
 from memos_core.errors import AccessDenied, InvalidArgument, NotFound, missing_extra
 from memos_core.memos import MemOS, given
+from memos_core.settle import rewritten
 
 try:
     from langchain_core.tools import BaseTool, ToolException
@@ -150,7 +151,7 @@ class UpdateMemory(MemoryTool):
         view = self._whole_view()
         cube = self._found(view, memory_id)
         try:
-            return f"Updated {_line(view.update(cube.id, text))}"
+            return f"Updated {_line(view.update(cube.id, text, **rewritten(cube, text)))}"
         except InvalidArgument as err:
             raise ToolException(str(err)) from None
         except AccessDenied as err:  # it is another user's, who lets this one read it

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mem0_memos import record
 from mem0_memos.inference import find_memories, write_procedure
 from mem0_memos.messages import Turn
-from mem0_memos.models import Ask, as_ask
+from mem0_memos.models import Ask, configured_llm
 from mem0_memos.statements import Alike, add_statements, same_text, same_words
 from memos_core.cube import MemCube
 from memos_core.errors import InvalidArgument
@@ -45,7 +45,12 @@ class Adding:
         for turn in said:
             who = {"role": turn.role, **({"actor_id": turn.name} if turn.name else {})}
             cubes.append(
-                view.cube({**extra, **who, record.TEXT: turn.text}, text=turn.text, spoken_at=moment)
+                view.cube(
+                    {**extra, **who, record.TEXT: turn.text},
+                    text=turn.text,
+                    spoken_at=moment,
+                    valid_to=record.end_of(extra.get("expiration_date")),
+                )
             )
         return [
             {"id": c.id, "memory": c.text, "event": "ADD", "actor_id": turn.name, "role": turn.role}
@@ -64,24 +69,32 @@ class Adding:
         """Have the language model write down how an agent did its task.
 
         Args:
-            said: from `for_model`. llm: another model than this one's, see `as_ask`.
+            said: from `for_model`. llm: another model than this one's, see `Memory`.
         """
-        ask = self.llm if llm is None else as_ask(llm)
+        ask = self.llm if llm is None else configured_llm(llm)
         if ask is None:
             raise InvalidArgument(
                 "memory_type: a procedural memory is written by a language model; pass llm="
             )
         text = write_procedure(ask, said, prompt)
         content = {**extra, "memory_type": PROCEDURAL, record.TEXT: text}
-        cube = view.write(content, text=text, origin="extraction", spoken_at=moment)
+        until = record.end_of(extra.get("expiration_date"))
+        cube = view.write(content, text=text, origin="extraction", spoken_at=moment, valid_to=until)
         return [{"id": cube.id, "memory": text, "event": "ADD"}]
 
     def statements(
-        self, view: MemOS, said: Sequence[Turn], extra: record.Payload, moment: datetime, prompt: str | None
+        self,
+        view: MemOS,
+        said: Sequence[Turn],
+        extra: record.Payload,
+        moment: datetime,
+        prompt: str | None,
+        *,
+        dated: bool,
     ) -> list[dict[str, Any]]:
         """Keep what is worth remembering and not known yet, in one transaction."""
         found, alike = self._inferred(view, said, moment, prompt)
-        stored = add_statements(view, [(s, {**extra, **who}) for s, who in found], alike, moment)
+        stored = add_statements(view, [(s, {**extra, **who}) for s, who in found], alike, moment, dated=dated)
         return [{"id": c.id, "memory": c.text, "event": "ADD"} for c in stored]
 
     def _inferred(

@@ -79,7 +79,7 @@ def _field(key: Any, value: Any) -> Condition:
 
     def holds(fields: Fields) -> bool:
         found = fields.get(key)
-        if found is None and "." in key:
+        if found is None and ("." in key or key.endswith("[]")):
             found = _inside(fields, key)
         return found is not None and all(test(found) for test in tests)
 

@@ -36,8 +36,8 @@ _PROCEDURE = (
     "verbatim. Begin with the task and how far it is. Leave nothing out that a later step needs."
 )
 _BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*")
-_HEADING = re.compile(r"\s*[^.!?:]{1,60}:\W*")
-_THOUGHT = re.compile(r"^.*</think>|<think>.*$", re.DOTALL)  # some models' templates begin it for them
+_HEADING = re.compile(r"\W*(?:new |extracted )?(?:memories|facts)\W*", re.IGNORECASE)
+_THOUGHT = re.compile(r"</?think>")
 _FENCE = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
 _MOST_BROKEN = 200  # each that is broken is read to where it breaks
@@ -120,8 +120,9 @@ def read_reply(reply: str) -> list[Found] | None:
     text = bare(reply)
     values = list(_values(text))
     found = [item for value in values for item in _items(value)]
-    if not found and not values:
-        return _bullets(text)
+    if not found:
+        nothing = text in ("{}", "[]") or any(_is_empty(value) for value in values)
+        return [] if nothing else _bullets(text)
     return list({item.text: item for item in found}.values())
 
 
@@ -143,13 +144,34 @@ def _asked(ask: Ask, messages: list[dict[str, Any]]) -> str:
 
 def bare(reply: str) -> str:
     """A reply without the model's thoughts and the fence around it."""
-    text = _THOUGHT.sub("", reply).strip()
+    text = _spoken(reply).strip()
     fenced = _FENCE.match(text)
     return fenced[1].strip() if fenced else text
 
 
+def _spoken(reply: str) -> str:
+    """A reply without the model's thoughts, whose beginning some models' templates have written for them. What a
+    memory says of such tags is none."""
+    inside = [(start, end) for start, end, _ in _spans(reply)]
+    tags = [m for m in _THOUGHT.finditer(reply) if not any(s < m.start() < e for s, e in inside)]
+    closed = [m for m in tags if m[0] == "</think>"]
+    opened = [m for m in tags if m[0] == "<think>" and (not closed or m.start() > closed[-1].end())]
+    said = reply[closed[-1].end() if closed else 0 : opened[0].start() if opened else None]
+    return said if said.strip() or not closed else reply[: tags[0].start()]
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a JSON value says that there is nothing to remember."""
+    return isinstance(value, dict) and any(value.get(name) == [] for name in _LISTS)
+
+
 def _values(text: str) -> Iterator[Any]:
     """Every JSON object and list in a text; of one that is broken, those inside it that are whole."""
+    return (value for _, _, value in _spans(text))
+
+
+def _spans(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Where they stand, and what they are."""
     decoder, at, broken = json.JSONDecoder(strict=False), 0, 0
     while broken < _MOST_BROKEN and (match := _OPENING.search(text, at)):
         try:
@@ -157,7 +179,7 @@ def _values(text: str) -> Iterator[Any]:
         except (json.JSONDecodeError, RecursionError):
             at, broken = match.end(), broken + 1
         else:
-            yield value
+            yield match.start(), at, value
 
 
 def _items(value: Any) -> Iterator[Found]:
@@ -168,7 +190,7 @@ def _items(value: Any) -> Iterator[Found]:
             elif isinstance(one, dict | list):
                 yield from _items(one)
     elif isinstance(value, dict):
-        lists = [value[name] for name in _LISTS if isinstance(value.get(name), list)]
+        lists = [value[name] for name in _LISTS if isinstance(value.get(name), list | dict)]
         if lists:
             for one in lists:
                 yield from _items(one)

@@ -18,8 +18,7 @@ from mem0_memos.messages import for_model, turns
 from mem0_memos.models import configured_llm
 from mem0_memos.project import LocalProject
 from mem0_memos.request import Request
-from mem0_memos.statements import has_ended
-from memos_core.cube import MemCube, Plaintext, now
+from memos_core.cube import MemCube, now
 from memos_core.errors import InvalidArgument, NotFound, VersionConflict
 from memos_core.memos import NOT_MEMORIES, MemOS
 from memos_core.reader import Extractor, extract_statements
@@ -165,7 +164,8 @@ class Memory:
         if memory_type is not None and "agent_id" in ids:
             results = self._adding.procedure(view, for_model(messages), extra, moment, prompt, llm)
         elif infer:
-            results = self._adding.statements(view, said, extra, moment, prompt)
+            dated = timestamp is not None
+            results = self._adding.statements(view, said, extra, moment, prompt, dated=dated)
         else:
             results = self._adding.verbatim(view, said, extra, moment)
         view.turn_finished()
@@ -205,9 +205,9 @@ class Memory:
             content = record.changed_content(cube, said, fields, view.vault.structures)
             try:
                 kind = record.semantic_type(content, cube)
-                # What it says now it says from now on, whatever became of what it said.
-                dated = isinstance(cube.payload, Plaintext) and (cube.payload.valid_from or has_ended(cube))
-                anew = {"valid_from": now(), "valid_to": None} if dated and said != cube.text else {}
+                anew = record.revalidated(
+                    cube, said, fields.get("expiration_date"), expiration_date is not _KEEP
+                )
                 view.update(
                     cube.id, content, text=said, semantic_type=kind, expected_version=cube.version, **anew
                 )
@@ -358,7 +358,9 @@ class Memory:
         by_meaning, k = view.has_embedder, asked.top_k
 
         def accept(cube: MemCube) -> bool:
-            payload = asked.accepted(cube) if period is None or period.holds(record.said_at(cube)) else None
+            said_then = period is None or period.holds(record.said_at(cube))
+            shown = said_then and not (asked.show_expired and record.is_over(cube, asked.at))
+            payload = asked.accepted(cube) if shown else None
             if payload is not None:
                 known[cube.id] = payload
             return payload is not None
@@ -370,7 +372,7 @@ class Memory:
                 min_similarity=lowest or None,
                 accept=accept,
                 shared=False,
-                valid_at=asked.at or "now",
+                valid_at=None if asked.show_expired else asked.at or "now",
             )
             scored = [(min(1.0, max(0.0, h.similarity or 0.0)) if by_meaning else h.score, h) for h in hits]
             kept = [(score, hit) for score, hit in scored if score >= lowest or not by_meaning]

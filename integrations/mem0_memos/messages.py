@@ -50,18 +50,18 @@ def for_model(messages: Any) -> list[dict[str, Any]]:
         ValidationError: see `turns`.
     """
     told: list[dict[str, Any]] = []
-    called: set[Any] = set()
+    called: set[str] = set()
     for message in _listed(messages):
         role, calls = message.get("role"), message.get("tool_calls")
         turn = _turn(message)
         if isinstance(calls, list) and calls and isinstance(role, str):
-            called |= {call.get("id") for call in calls if isinstance(call, Mapping)}
+            called |= {str(call.get("id")) for call in calls if isinstance(call, Mapping)}
             told.append({"role": role, "content": turn.text if turn else "", "tool_calls": calls})
         elif turn is not None and role == "tool":
             answers = message.get("tool_call_id")
             told.append(
                 {"role": role, "content": turn.text, "tool_call_id": answers}
-                if answers in called
+                if str(answers) in called
                 else {"role": "user", "content": f"[tool] {turn.text}"}
             )
         elif turn is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
@@ -24,6 +24,7 @@ from memos_core.cube import Fact, MemCube, Plaintext, Preference, StructureRegis
 from memos_core.errors import InvalidArgument
 from memos_core.reader import extract_statements, structure_text
 from memos_core.retrieval import Hit
+from memos_core.settle import rewritten
 from memos_core.vault import AuditRecord
 
 TEXT = "data"
@@ -123,17 +124,58 @@ def is_expired(payload: Mapping[str, Any], at: datetime | None = None) -> bool:
         return False  # as in mem0: what is no date does not expire
 
 
+def end_of(expiration_date: Any) -> datetime | None:
+    """The moment at which a memory with this expiration date is over; None if it has none, or what is no date."""
+    try:
+        return datetime.combine(date.fromisoformat(str(expiration_date)), time(tzinfo=UTC)) + timedelta(
+            days=1
+        )
+    except (ValueError, OverflowError):
+        return None
+
+
+def is_over(cube: MemCube, at: datetime | None = None) -> bool:
+    """Whether a memory holds no more at a moment, for another reason than its expiration date."""
+    payload = cube.payload
+    until = payload.valid_to if isinstance(payload, Plaintext) else None
+    return (
+        until is not None
+        and until <= (at or datetime.now(UTC))
+        and until != end_of(_fields(cube).get("expiration_date"))
+    )
+
+
+def revalidated(cube: MemCube, text: str, expiration_date: str | None, redated: bool) -> dict[str, Any]:
+    """The validity of a memory that is changed, for `MemOS.update`: a new text it says from now on, and no longer than
+    to its expiration date.
+
+    Args:
+        cube: as it is. text: what it shall say. expiration_date: the new one, if `redated`.
+    """
+    times = rewritten(cube, text)
+    if not redated:
+        expiration_date = payload_of(cube).get("expiration_date")
+    if times or (redated and not is_over(cube)):
+        payload = cube.payload
+        begins = payload.valid_from if isinstance(payload, Plaintext) else None
+        begins, ends = times.get("valid_from", begins), end_of(expiration_date)
+        times = {"valid_from": min(begins, ends) if begins and ends else begins, "valid_to": ends}
+    return times
+
+
 def history_of(versions: Sequence[MemCube]) -> list[dict[str, Any]]:
     """The history of a memory that exists, from all its versions."""
     rows: list[dict[str, Any]] = []
     before: str | None = None
     last: Payload = {}
+    ended: datetime | None = None
     for cube in versions:
         payload = payload_of(cube)
         said = {**payload, "updated_at": None}
-        if said == last:
-            continue  # only how long it holds was changed, by what another memory says
-        last = said
+        until = cube.payload.valid_to if isinstance(cube.payload, Plaintext) else None
+        closed, last, ended = said == last and until != ended, said, until
+        if closed:
+            continue  # how long it holds was changed, by what another memory says
         event = "ADD" if cube.version == 1 else "UPDATE"
         row = _history_row(cube.id, cube.version, event, payload["created_at"], payload["updated_at"])
         rows.append({**row, "old_memory": before, "new_memory": cube.text, **_who(payload)})

@@ -202,3 +202,75 @@ def test_history_has_no_events_that_nobody_asked_for(memory: Memory) -> None:
         ("UPDATE", "I live in Oslo."),
         ("UPDATE", "I live in Lima."),
     ]
+
+
+# -- one vault ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_corrected_memory_said_can_be_said_again_to_everybody(memos: MemOS, memory: Memory) -> None:
+    view = memos.scoped(user="alice", session="s")
+    said = [{"role": "user", "content": "I live in Oslo."}]
+    [_, cube] = view.remember(said)
+    memory.update(cube.id, "I live in Bergen.")
+    view.remember(said)
+    assert homes(memory) == ["I live in Oslo."]
+    memory.update(cube.id, "I live in Lima.", metadata={"k": 1})
+    memory.add("I live in Rome.", user_id="alice")
+    view.remember(said)
+    assert homes(memory) == ["I live in Oslo."]
+    kept = memory.get(cube.id)
+    assert kept is not None
+    assert (kept["memory"], kept["metadata"]) == ("I live in Lima.", {"k": 1})
+
+
+def test_an_expiration_date_counts_for_every_reader(memos: MemOS, memory: Memory) -> None:
+    alice = memos.scoped(user="alice")
+    memory.add("I am allergic to nuts.", user_id="alice", expiration_date="2020-01-01")
+    memory.add("nuts are sold out", user_id="alice", expiration_date="2020-01-01", infer=False)
+    assert alice.recall("nuts") == []
+    assert len(memory.search("nuts", filters=ALICE, show_expired=True)["results"]) == 2
+    alice.remember([{"role": "user", "content": "I am allergic to nuts."}])
+    assert texts(memory.search("nuts", filters=ALICE)) == ["I am allergic to nuts."]
+    [tea] = memory.add("I like tea.", user_id="alice", expiration_date="2999-01-01")["results"]
+    for date, shown in (("2001-01-01", 0), ("2998-01-01", 1), ("2001-01-01", 0), (None, 1)):
+        memory.update(tea["id"], expiration_date=date)
+        assert len([h for h in alice.recall("tea") if "tea" in h.cube.text]) == shown
+        assert ("I like tea." in texts(memory.search("tea", filters=ALICE))) is bool(shown)
+    memory.update(tea["id"], "I like rain.", expiration_date="2001-01-01")
+    assert "I like rain." not in texts(memory.search("rain", filters=ALICE))
+    assert "I like rain." in texts(memory.search("rain", filters=ALICE, show_expired=True))
+
+
+def test_what_was_contradicted_is_not_shown_as_expired(memory: Memory) -> None:
+    memory.add("I live in Oslo.", user_id="alice")
+    memory.add("I live in Rome.", user_id="alice")
+    assert homes(memory, show_expired=True) == ["I live in Rome."]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_log_may_come_in_any_order(memory: Memory, newest_first: bool) -> None:
+    log = [("Oslo", 2018), ("Bergen", 2020), ("Oslo", 2022)]
+    for _ in range(2):  # and again
+        for city, year in log[::-1] if newest_first else log:
+            memory.add(f"I live in {city}.", user_id="alice", timestamp=f"{year}-01-01")
+    assert len(memory.get_all(filters=ALICE)["results"]) == 3
+    for year, city in ((2018, "Oslo"), (2019, "Oslo"), (2020, "Bergen"), (2021, "Bergen"), (2023, "Oslo")):
+        assert homes(memory, reference_date=f"{year}-06-01") == [f"I live in {city}."]
+    assert homes(memory) == ["I live in Oslo."]
+
+
+def test_what_may_not_be_read_here_is_in_nobodys_way(memos: MemOS, memory: Memory) -> None:
+    [secret] = memory.add("I have asthma.", user_id="alice")["results"]
+    memos.scoped(user="alice").update(secret["id"], sensitivity=["health"])
+    cleared = Memory(memos.scoped(clearance=[]))
+    for _ in range(2):
+        cleared.add("I have asthma. I live in Oslo.", user_id="alice")
+        assert sorted(texts(cleared.get_all(filters=ALICE))) == ["I have asthma.", "I live in Oslo."]
+    assert len(memory.get_all(filters=ALICE)["results"]) == 3
+
+
+@pytest.mark.parametrize("text", ["🎉", "मुझे चाय पसंद है।", "ฉันชอบชา", "I am I."])
+def test_a_statement_without_searchable_words_is_known_too(memos: MemOS, text: str) -> None:
+    memory = Memory(memos, llm=model({"text": text}, {"text": text}, {"text": text}))
+    added = [len(memory.add("x", user_id="alice")["results"]) for _ in range(3)]
+    assert added == [1, 0, 0]

@@ -198,6 +198,14 @@ def test_an_answer_without_a_reason_says_its_status() -> None:
         ("Memories:\n- likes tea\n- has a dog\n", ["likes tea", "has a dog"]),
         ("1. likes tea\n\n2. has a dog", ["likes tea", "has a dog"]),
         ("- likes tea\nand that is all", None),
+        ("I cannot save memories about this because:\n- It is private\n- It is long", None),
+        (
+            '{"memory":[{"text":"in Oslo"},{"text":"chokes on <think> tags"},{"text":"strips </think> tags"}]}',
+            ["in Oslo", "chokes on <think> tags", "strips </think> tags"],
+        ),
+        ("I am sorry, see [1].", None),
+        ("The set of new memories is {}, as always", None),
+        ('{"memory": {"text": "likes tea"}}', ["likes tea"]),
     ],
 )
 def test_only_what_a_model_means_is_kept(reply: str, found: list[str] | None) -> None:
