@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from memos_core import arguments
 from memos_core.cube import MemCube, Message, Source, id_between, new_id, now
@@ -58,21 +58,26 @@ class Conversations(Memory):
         return stored
 
     def _not_remembered(self, episodes: list[MemCube], keys: Sequence[str | None]) -> list[MemCube]:
-        """Those whose keys are new, at their keys."""
+        """Those whose keys are new, at their keys. Addresses are the user's: each agent has its own."""
         if isinstance(keys, str) or not isinstance(keys, Sequence) or len(keys) != len(episodes):
             raise InvalidArgument(f"keys must be a list with one for each message, got {keys!r:.80}")
-        named = [arguments.name(key, "keys") for key in keys if key is not None]
+        prefix = f"{self._scope.agent}\x1f" if self._scope.agent is not None else ""
+        keys = [None if key is None else prefix + arguments.name(key, "keys") for key in keys]
+        named = [key for key in keys if key is not None]
         known: set[str] = set()
         if named and episodes:
             which = self._which(
                 namespace=episodes[0].namespace, exact_namespace=True, keys=named, states=None
             )
             known = {cube.key for cube in self._core.vault.find(which)}
-        return [
-            episode if key is None else episode.model_copy(update={"key": key})
-            for episode, key in zip(episodes, keys, strict=True)
-            if key not in known
-        ]
+        new: list[MemCube] = []
+        for episode, key in zip(episodes, keys, strict=True):
+            if key is None:
+                new.append(episode)
+            elif key not in known:
+                known.add(key)
+                new.append(episode.model_copy(update={"key": key}))
+        return new
 
     def _new_statements(self, statements: list[MemCube], again: bool) -> list[MemCube]:
         if not statements:
@@ -119,23 +124,27 @@ class Conversations(Memory):
         statements = self._new_statements(self._core.reader.statements([episode]), True)
         which = self._which(namespace=(MESSAGES,), types=["message"])
 
-        def placed(writer: Writer, new: list[MemCube]) -> tuple[list[MemCube], list[MemCube]]:
+        ids: list[str] = []
+
+        def placed(writer: Writer, new: list[MemCube]) -> list[MemCube]:
             there = sorted(writer.ids(which))
             at = max(0, len(there) + index) if index < 0 else min(index, len(there))
             if at == len(there):
-                return new, []
-            id_ = id_between(there[at - 1] if at else None, there[at])
-            if id_ is not None:
-                return _renamed(new, id_), []
-            found = writer.get(there, which)  # no id is left between the two: all get new ones
-            moved = [found[one].model_copy(update={"id": new_id(), "version": 1}) for one in there]
-            new = _renamed(new, new_id())
-            behind = [cube.model_copy(update={"id": new_id()}) for cube in moved[at:]]
-            return [*moved[:at], *new, *behind], writer.delete(there)
+                ids.append(new[0].id)
+                return new
+            # Most who insert do so behind the system message or before the last one, again and again.
+            near: Literal["low", "high"] | None = (
+                "high" if at == 1 else "low" if at == len(there) - 1 else None
+            )
+            id_ = id_between(there[at - 1] if at else None, there[at], near)
+            if id_ is None:
+                raise InvalidArgument(f"index: there is no place for a message before {there[at]!r:.80}")
+            ids.append(id_)
+            return _renamed(new, id_)
 
         stored = self._store([episode, *statements], arrange=placed)
         self.turn_finished()
-        return next(cube for cube in stored if cube.semantic_type == "message" and cube.text == episode.text)
+        return next(cube for cube in stored if cube.id == ids[-1])
 
     def turn_finished(self, *, system: str | None = None) -> None:
         """Tell the scheduler that a turn of this scope is over, so that it prepares the next one.

@@ -46,7 +46,7 @@ class Matching:
     states: Sequence[State] | None = LIVE
 
 
-Arrange = Callable[[Writer, list[MemCube]], tuple[list[MemCube], list[MemCube]]]
+Arrange = Callable[[Writer, list[MemCube]], list[MemCube]]
 
 
 class Memory(Queries):
@@ -178,7 +178,7 @@ class Memory(Queries):
             replacing: with one cube and its expected version, the id of the cube it is to be a version of: asked
                 again here, because it may be gone, or granted no more.
             delete: what goes before, of this scope.
-            arrange: given the cubes within the transaction, says which ones to store instead, and what it deleted.
+            arrange: given the cubes within the transaction, says which ones to store instead.
         """
         if not cubes and not delete:
             return []
@@ -206,8 +206,7 @@ class Memory(Queries):
                 delete = writer.ids(delete)
             gone = writer.delete(delete) if delete else []
             if arrange is not None:
-                cubes, moved = arrange(writer, cubes)
-                gone += moved
+                cubes = arrange(writer, cubes)
             stored: list[MemCube] = []
             # What may touch other cubes goes one by one; the rest together.
             for alone, run in groupby(cubes, key=lambda c: looks or has_slot(c)):

@@ -197,7 +197,7 @@ class Queries(View):
         whatever keeps replies."""
         which = self._which(kinds=["plaintext"], not_types=NOT_MEMORIES, granted="read", valid_at=now())
         which = replace(which, scope=self._scope.home, sessionless=self._scope.user is None)
-        return "/".join(map(str, self._core.vault.tally(which)))
+        return self._core.vault.digest(which)
 
     def _seen(self, cubes: Sequence[MemCube]) -> None:
         """These cubes were handed out: counted, and logged where reads are audited."""

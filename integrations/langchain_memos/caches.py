@@ -10,7 +10,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-from memos_core.cube import dump_json
+from memos_core.cube import MemCube, dump_json
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS, given
 
@@ -69,17 +69,16 @@ class MemOSCache(BaseCache):
         try:
             replies = [_stored(generation) for generation in return_val]
             dump_json(replies, "return_val")
+            self._memos.write(
+                {"replies": replies},
+                text=self._found_by(prompt),
+                namespace=self._place(prompt, llm_string),
+                key=self._key(prompt),
+                semantic_type=CACHE,
+                ttl=self._ttl,
+            )
         except InvalidArgument as err:
             log.warning("a reply is not kept: %s", err)
-            return
-        self._memos.write(
-            {"replies": replies},
-            text=self._found_by(prompt),
-            namespace=self._place(prompt, llm_string),
-            key=self._key(prompt),
-            semantic_type=CACHE,
-            ttl=self._ttl,
-        )
 
     def clear(self, **kwargs: Any) -> None:
         """Remove all replies of this scope, of every model."""
@@ -134,13 +133,18 @@ class MemOSSemanticCache(MemOSCache):
             min_similarity=self._similarity,
             shared=False,
             valid_at=None,
-            accept=lambda cube: _numbers(cube.text) == numbers,
+            accept=lambda cube: self._mine(cube) and _numbers(cube.text) == numbers,
         )
         near = [hit for hit in hits if hit.similarity is not None]  # the others were found by words only
         if not near:
             return None
         best = max(near, key=lambda hit: hit.similarity or 0.0)
         return [_generation(stored) for stored in best.cube.json_data["replies"]]
+
+    def _mine(self, cube: MemCube) -> bool:
+        """Whether a reply is of this scope, and of none within it."""
+        mine, theirs = self._memos.scope, cube.scope
+        return (mine.agent, mine.session) == (theirs.agent, theirs.session)
 
     def _place(self, prompt: str, llm_string: str) -> tuple[str, ...]:
         return *super()._place(prompt, llm_string), _digest(_parted(prompt)[0])

@@ -151,7 +151,10 @@ def _to_core(message: BaseMessage, index: int) -> Message:
 def _packed(artifact: Any) -> Any:
     """What a tool found, as JSON. Documents, which retriever tools give, keep their class."""
     if isinstance(artifact, Document):
-        return {_DOCUMENT: artifact.model_dump(mode="json", exclude={"type"})}
+        try:
+            return {_DOCUMENT: artifact.model_dump(mode="json", exclude={"type"})}
+        except (ValueError, TypeError) as err:
+            raise InvalidArgument(f"a document of an artifact must be JSON: {err}") from None
     if isinstance(artifact, list | tuple):
         return [_packed(one) for one in artifact]
     if isinstance(artifact, Mapping):

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from hashlib import blake2b
 from typing import Any
 
 from memos_core import arguments
@@ -15,9 +17,10 @@ from memos_core.prompt import memory_note, unsaid
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
+    from langchain.agents.middleware.types import ToolCallRequest
     from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
-    from langchain_core.runnables.config import ensure_config
     from langgraph.runtime import Runtime
+    from langgraph.types import Command
 except ImportError:
     raise missing_extra("langchain", "langchain") from None
 
@@ -26,6 +29,9 @@ from langchain_memos.scopes import ids_of_run
 _MOST = 1_000  # messages of runs that never came to their end are forgotten then
 _Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 _AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+_ToolHandler = Callable[[ToolCallRequest], ToolMessage | Command[Any]]
+_AsyncToolHandler = Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
+_ASKED_BY_A_MODEL: ContextVar[bool] = ContextVar("asked by a model", default=False)
 
 
 class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
@@ -39,7 +45,8 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     Whose memory: `user_id` of the runtime's context (an attribute or a key), else of the config's `configurable`,
     within the scope of `memos`; the session is the config's `thread_id`. Nothing that the model says can change it.
-    An agent that runs inside a tool of another one recalls, and remembers nothing: it was asked by a model.
+    An agent that runs inside a tool of another one with this middleware recalls, and remembers nothing: it was asked by
+    a model.
     Runs that name neither share the session "default", which no other recalls.
 
     Args:
@@ -75,6 +82,24 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         response = await handler(await asyncio.to_thread(self._with_memories, request, asked))
         self._note(response, asked)
         return response
+
+    def wrap_tool_call(self, request: ToolCallRequest, handler: _ToolHandler) -> ToolMessage | Command[Any]:
+        """See `AgentMiddleware.wrap_tool_call`. Agents that run within know that a model asks them."""
+        token = _ASKED_BY_A_MODEL.set(True)
+        try:
+            return handler(request)
+        finally:
+            _ASKED_BY_A_MODEL.reset(token)
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: _AsyncToolHandler
+    ) -> ToolMessage | Command[Any]:
+        """See `AgentMiddleware.awrap_tool_call`."""
+        token = _ASKED_BY_A_MODEL.set(True)
+        try:
+            return await handler(request)
+        finally:
+            _ASKED_BY_A_MODEL.reset(token)
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> None:
         """See `AgentMiddleware.after_agent`."""
@@ -129,19 +154,23 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         with self._lock:
             for message in messages:
                 self._heard.pop(message.id, None)
-        if turn and self._remember and not _called_by_a_model():
+        if turn and self._remember and not _ASKED_BY_A_MODEL.get():
             # Each message once: a run may bring none of its own, go back, or end in the middle of another one.
-            view.remember(
-                [_kept(message) for message in turn],
-                keys=[f"langchain:{message.id}" if message.id else None for message in turn],
-            )
+            view.remember([_kept(message) for message in turn], keys=_keys(turn))
         view.turn_finished()
 
 
-def _called_by_a_model() -> bool:
-    """Whether this agent runs inside a tool of another one: then what it was asked is a model's wording."""
-    around = str(ensure_config().get("configurable", {}).get("checkpoint_ns", "")).split("|")[:-1]
-    return any(part.partition(":")[0] == "tools" for part in around)
+def _keys(turn: Sequence[AnyMessage]) -> list[str | None]:
+    """By what a message is known: its id, its text (ids are not unique, and a message may be edited), and of an answer,
+    what it answers (a cache gives one twice)."""
+    keys: list[str | None] = []
+    asked = ""
+    for message in turn:
+        told = f"{message.id}\n{message.text}" + ("" if isinstance(message, HumanMessage) else asked)
+        asked += f"\n{message.id}" if isinstance(message, HumanMessage) else ""
+        digest = blake2b(told.encode(errors="replace"), digest_size=16).hexdigest()
+        keys.append(f"langchain:{digest}" if message.id else None)
+    return keys
 
 
 def _said(message: AnyMessage) -> bool:

@@ -49,7 +49,8 @@ class MemOSVectorStore(VectorStore):
         if not self._namespace:
             raise InvalidArgument("namespace must name the collection, got an empty one")
         scope = self._memos.scope
-        self._prefix = "".join(f"{part}{_SEP}" for part in (scope.agent, scope.session) if part is not None)
+        parts = {"agent": scope.agent, "session": scope.session}
+        self._prefix = "".join(f"{name}={part}{_SEP}" for name, part in parts.items() if part is not None)
 
     @property
     def embeddings(self) -> Embeddings | None:
@@ -109,7 +110,9 @@ class MemOSVectorStore(VectorStore):
                 semantic_type=DOCUMENT,
                 origin="import",
             )
-        self._memos.put([*cubes.values()])
+        # What older releases stored at an address without the session goes: it is the same document.
+        old = self._memos.item_ids(self._namespace, [*cubes]) if self._prefix and cubes else []
+        self._memos.put([*cubes.values()], delete=old)
         return keys
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:

@@ -6,11 +6,14 @@ import os
 import secrets
 import threading
 import time
+from typing import Literal
 
 _POOL = (
     4096  # bytes of randomness fetched at once: a system call for each id is a quarter of a batch of writes
 )
-_BEFORE = 88  # bits: some hundred milliseconds
+_LENGTH = 36  # of a UUID
+_MORE = 16  # digits behind an id, where there is no room for another UUID
+_STEP = 1 << 40
 _lock = threading.Lock()
 _last = 0
 _random = b""
@@ -31,20 +34,46 @@ def new_id() -> str:
     return _written(value)
 
 
-def id_between(low: str | None, high: str) -> str | None:
-    """An id that sorts behind one and before another, random among those; None where there is none to be had.
+def id_between(low: str | None, high: str, near: Literal["low", "high"] | None = None) -> str | None:
+    """An id that sorts behind one and before another, as texts do. None where there is none to be had.
 
     Args:
         low, high: ids that `new_id` or this made. low None: before `high`, however far.
+        near: which of them, where more ids will be wanted on the other side; None is in the middle.
     """
+    if low is not None and low >= high:
+        return None
     try:
-        top = int(high.replace("-", ""), 16)
-        bottom = int(low.replace("-", ""), 16) if low is not None else max(0, top - (1 << _BEFORE))
+        top = _number(high)
+        if low is None:
+            return _written(top - 1 - secrets.randbelow(_STEP)) if top > _STEP else None
+        bottom = _number(low)
+        if top - bottom > 4 * _STEP:
+            return _written(bottom + _part(top - bottom, near, _STEP))
+        # Behind the lower UUID, with digits: a fraction between those of the two.
+        digits = max(len(low), len(high), _LENGTH + _MORE) - _LENGTH
+        first = int(low[_LENGTH:].ljust(digits, "0"), 16)
+        last = int(high[_LENGTH:].ljust(digits, "0"), 16) if top == bottom else 16**digits
     except ValueError:
-        return None
-    if top - bottom < 2:
-        return None
-    return _written(bottom + 1 + secrets.randbelow(top - bottom - 1))
+        return None  # made elsewhere
+    while last - first < 4:
+        digits, first, last = digits + _MORE, first * 16**_MORE, last * 16**_MORE
+        if digits > 50 * _MORE:  # longer than an id may be
+            return None
+    return low[:_LENGTH] + f"{first + _part(last - first, near, 1 << 16):0{digits}x}"
+
+
+def _part(room: int, near: str | None, step: int) -> int:
+    """A number above 0 and below `room`, which is 4 or more."""
+    if near is None:
+        return room // 4 + 1 + secrets.randbelow(room // 2)
+    step = 1 + secrets.randbelow(max(1, min(room // 4, step)))
+    return step if near == "low" else room - step
+
+
+def _number(id_: str) -> int:
+    """A UUID as a number, of one with more digits behind it the UUID."""
+    return int(id_[:_LENGTH].replace("-", ""), 16)
 
 
 def _written(value: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -411,14 +412,11 @@ class Vault:
         with self.db.read() as conn:
             return conn.execute(select(func.count()).select_from(t.cubes).where(which.where())).scalar_one()
 
-    def tally(self, which: CubeFilter) -> tuple[int, int, int]:
-        """How many cubes match, when the newest of them was written, and when the last of them to do so began to hold,
-        in microseconds."""
-        latest = [func.coalesce(func.max(at), 0) for at in (t.cubes.c.written_at, t.cubes.c.valid_from)]
-        query = select(func.count(), *latest).where(which.where())
-        with self.db.read() as conn:
-            count, newest, begun = conn.execute(query).one()
-            return int(count), int(newest), int(begun)
+    def digest(self, which: CubeFilter) -> str:
+        """One word for which cubes match, and which versions of them."""
+        found = self.vectors.versions(which)
+        said = "\n".join(f"{id_}@{found[id_]}" for id_ in sorted(found))
+        return blake2b(said.encode(), digest_size=16).hexdigest()
 
     def type_counts(self, which: CubeFilter) -> dict[str, int]:
         """How many cubes of each semantic type match, most first."""

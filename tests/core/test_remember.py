@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from memos_core import Fact, MemOS, Message, Preference
+from memos_core.cube import id_between, new_id
 from memos_core.errors import InvalidArgument
 from memos_core.reader import extract_statements
 
@@ -239,3 +242,51 @@ def test_what_is_said_word_for_word_is_found_whoever_may_see_it(memos: MemOS) ->
     maya.write("I like tea and coffee.")
     assert sorted(c.text for c in maya.saying("I like tea.")) == ["I like  TEA.", "i like tea."]
     assert max_.saying("I like tea.") == memos.saying("I like tea.") == maya.saying("☕") == []
+
+
+def test_inserting_for_ever_takes_no_links_apart(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s")
+    view.remember(said("My name is Ann.", "hello"))
+    before = [c.id for c in view.conversation()]
+    for n in range(150):
+        view.insert(1, {"role": "assistant", "content": f"x{n}"})
+        view.insert(-1, {"role": "assistant", "content": "the same"})
+    assert [view.conversation()[at].id for at in (0, -1)] == before
+    same = view.insert(0, said("hello")[0])
+    assert view.conversation()[0].id == same.id
+    view.erase([c.id for c in view.conversation()])
+    assert view.find(states=None) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["low", "high", None])), max_size=60))
+def test_ids_between_two(places: list[tuple[int, Any]]) -> None:
+    ids = [new_id(), new_id()]
+    for place, near in places:
+        at = min(place, len(ids) - 1)
+        new = id_between(ids[at - 1] if at else None, ids[at], near)
+        assert new is not None
+        ids.insert(at, new)
+    assert ids == sorted(set(ids))
+
+
+def test_keys_are_an_agents_and_count_within_a_call(memos: MemOS) -> None:
+    for agent in ("sales", "support", None):
+        view = memos.scoped(user="u", session="s", agent=agent)
+        view.remember([*said("hello"), *said("again")], keys=["a", "a"])
+    for agent in ("sales", "support"):
+        view = memos.scoped(user="u", session="s", agent=agent)
+        assert [(c.text, c.version) for c in view.conversation()] == [("hello", 1)]
+
+
+def test_the_state_of_memories_is_another_one_when_other_memories_can_be_recalled(memos: MemOS) -> None:
+    owner, reader = memos.scoped(user="o"), memos.scoped(user="w")
+    kiel, rostock = owner.write("The boat lies in Kiel."), owner.write("The boat lies in Rostock.")
+    states = [reader.memories_state()]
+    owner.grant(kiel.id, "user:w")
+    states.append(reader.memories_state())
+    owner.revoke(kiel.id, "user:w")
+    owner.grant(rostock.id, "user:w")
+    states.append(reader.memories_state())
+    owner.revoke(rostock.id, "user:w")
+    assert len(set(states)) == 3
+    assert reader.memories_state() == states[0]

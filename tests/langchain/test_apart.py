@@ -411,3 +411,56 @@ def test_what_a_tool_answers_in_the_agents_place_is_its_answer(memos: MemOS) -> 
     agent = create_agent(Model(calls=1), [direct], middleware=[MemOSMiddleware(memos)])
     agent.invoke(say("how is the tide?"), config("t", "zoe"))
     assert told(memos.scoped(user="zoe")) == ["how is the tide?", "the tide is high"]
+
+
+def test_messages_of_one_id_are_one_only_if_they_say_the_same(memos: MemOS) -> None:
+    agent = create_agent(Model(), [], middleware=[MemOSMiddleware(memos)])
+    for text in ("My name is Ann.", "I live in Rome.", "I live in Rome."):
+        agent.invoke({"messages": [HumanMessage(text, id="msg-1")]}, config(None, "ann"))
+    assert told(memos.scoped(user="ann")) == ["My name is Ann.", "done", "I live in Rome.", "done", "done"]
+
+
+def test_an_answer_from_a_cache_is_remembered_each_time(memos: MemOS) -> None:
+    model = Model(cache=InMemoryCache())
+    agent = create_agent(model, [], middleware=[MemOSMiddleware(memos, k=0)])
+    for _ in range(3):
+        agent.invoke(say("hello"), config("t", "zoe"))
+    assert len(model.sent) == 1
+    assert told(memos.scoped(user="zoe")) == ["hello", "done"] * 3
+
+
+@pytest.mark.parametrize("id_", ["x" * 2_000, "a\x00b", "half \ud83d"])
+def test_a_message_may_have_any_id(memos: MemOS, id_: str) -> None:
+    agent = create_agent(Model(), [], middleware=[MemOSMiddleware(memos)])
+    agent.invoke({"messages": [HumanMessage("hello", id=id_)]}, config("t", "zoe"))
+    assert told(memos.scoped(user="zoe")) == ["hello", "done"]
+
+
+def test_an_agent_in_a_node_called_tools_remembers(memos: MemOS) -> None:
+    graph: Any = StateGraph(MessagesState)
+    graph.add_node("tools", create_agent(Model(), [], middleware=[MemOSMiddleware(memos)]))
+    graph.add_edge(START, "tools")
+    graph.compile().invoke(say("hello"), config("t", "zoe"))
+    assert told(memos.scoped(user="zoe")) == ["hello", "done"]
+
+
+def test_an_agent_and_a_session_of_one_name_have_their_own_documents(memos: MemOS) -> None:
+    user = memos.scoped(user="u")
+    stores = [MemOSVectorStore(user.scoped(agent="x")), MemOSVectorStore(user.scoped(session="x"))]
+    for store, text in zip(stores, ("agent", "session"), strict=True):
+        store.add_documents([Document(id="1", page_content=f"the page of the {text}")])
+    assert [s.get_by_ids(["1"])[0].page_content[16:] for s in stores] == ["agent", "session"]
+    old = user.scoped(session="x").cube(
+        {"metadata": {}}, text="old page", namespace=("documents",), key="2", semantic_type="document"
+    )
+    user.scoped(session="x").put([old])  # as an older release has stored it
+    assert [d.page_content for d in stores[1].get_by_ids(["2"])] == ["old page"]
+    stores[1].add_documents([Document(id="2", page_content="new page")])
+    assert [d.page_content for d in stores[1].similarity_search("page") if d.id == "2"] == ["new page"]
+
+
+def test_a_wider_view_is_not_given_replies_of_sessions_and_agents(memos: MemOS) -> None:
+    asked = dumps([HumanMessage("what is in my letter from the bank today")])
+    for view in (memos.scoped(session="alice"), memos.scoped(agent="pirate")):
+        MemOSSemanticCache(view).update(asked, "m", [Generation(text="You owe 900 euros.")])
+    assert MemOSSemanticCache(memos).lookup(asked, "m") is None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately, trim_messages
 
 from langchain_memos import MemOSChatMessageHistory, MemOSMemory
+from memos_core.errors import InvalidArgument
 from memos_core.memos import MemOS
 
 
@@ -78,3 +80,12 @@ def test_no_message_makes_a_history_unreadable(memos: MemOS) -> None:
     assert (found[1].type, found[1].role, found[1].text) == ("chat", "note", "a note")
     history.messages = found
     assert [m.text for m in history.messages] == ["r", "a note"]
+
+
+def test_a_document_that_is_no_json_is_refused(memos: MemOS) -> None:
+    history = MemOSChatMessageHistory("s", memos=memos, user="a")
+    for metadata in ({"score": np.float32(1)}, {"raw": b"\xff"}):
+        found = [Document(page_content="x", metadata=metadata)]
+        with pytest.raises(InvalidArgument, match=r"must be JSON"):
+            history.add_messages([ToolMessage("r", tool_call_id="1", artifact=found)])
+    assert history.messages == []

@@ -16,6 +16,7 @@ from llama_index.core.chat_engine import (
 )
 from llama_index.core.llms import MockLLM
 from llama_index.core.schema import QueryBundle
+from pydantic import ConfigDict, Field
 
 from llama_index.memory.memos import (
     MemOSChatStore,
@@ -91,17 +92,30 @@ def test_to_string_and_back(tmp_path: Path) -> None:
 def test_a_store_that_was_persisted_is_brought_along(memos: MemOS, tmp_path: Path) -> None:
     """The file is what LlamaIndex 0.14 writes with pydantic 2.13; with 2.14 its own store cannot be written."""
     file = tmp_path / "chats.json"
-    message = ChatMessage(role="user", content="grüß dich").model_dump(mode="json")
+    message = ChatMessage(role="user", content="grüß dich, I live in Paris.").model_dump(mode="json")
     file.write_text(json.dumps({"store": {"a": [message], "b": [message], "c": []}}, ensure_ascii=False))
     first = MemOSSimpleChatStore(memos, user="u")
     first.add_message("b", ChatMessage(role="user", content="newer"))
     for _ in range(2):  # a program does it at each start
         store = MemOSSimpleChatStore.from_persist_path(str(file), memos=memos, user="u")
     assert store.get_keys() == ["a", "b"]
-    assert [store.get_messages(key)[0].content for key in ("a", "b")] == ["grüß dich", "newer"]
+    assert [store.get_messages(key)[0].content for key in ("a", "b")] == [
+        "grüß dich, I live in Paris.",
+        "newer",
+    ]
     store.persist(str(file))
     missing = MemOSSimpleChatStore.from_persist_path(str(tmp_path / "none.json"), memos=memos, user="v")
     assert missing.get_keys() == []
+    assert memos.scoped(user="u").find(not_types=["message"]) == []  # what was said then is no news
+    file.write_text(
+        json.dumps(json.dumps({"store": {"a": [message]}}))
+    )  # as `persist` has it of an older release
+    again = MemOSSimpleChatStore.from_persist_path(str(file), memos=memos, user="x")
+    assert again.get_keys() == ["a"]
+    file.write_text(json.dumps({"store": {"a": [message], "": [message]}}))
+    with pytest.raises(InvalidArgument, match=r"key must be the name"):
+        MemOSSimpleChatStore.from_persist_path(str(file), memos=memos, user="w")
+    assert MemOSSimpleChatStore(memos, user="w").get_keys() == []
     for bad in ("[]", "{", '{"store": {"a": [1]}}'):
         file.write_text(bad)
         with pytest.raises(InvalidArgument, match=r"^persist_path: .* is no chat store"):
@@ -123,3 +137,23 @@ def test_thoughts_and_citations_count(memos: MemOS) -> None:
             memory.put(ChatMessage(role="user", content=f"question {n}"))
             memory.put(ChatMessage(role="assistant", blocks=[block]))
         assert [m.content for m in memory.get() if m.role == "user"] == ["question 2"]
+
+
+async def test_a_block_that_is_fixed_to_a_session_answers_in_another_one(memos: MemOS) -> None:
+    view = memos.scoped(session="mine")
+    view.write("The boat is called Petrel.")
+    block = MemOSMemoryBlock(memos=view)
+    question = [ChatMessage(role="user", content="what is the boat called")]
+    assert "Petrel" in await block.aget(question, session_id="other")
+
+
+def test_subclasses_may_have_fields_of_their_own(memos: MemOS) -> None:
+    class Named(MemOSSimpleChatStore):
+        label: str = Field(default="", alias="theLabel")
+
+    class Open(MemOSSimpleChatStore):
+        model_config = ConfigDict(extra="allow")
+
+    named: Any = Named(memos, user="u", theLabel="x")
+    anything: Any = Open(memos, user="u", more=1)
+    assert (named.label, anything.more) == ("x", 1)

@@ -98,7 +98,7 @@ class MemOSMemoryBlock(Locator, BaseMemoryBlock[str]):  # type: ignore[misc]
         if not question.strip():
             return ""
         memos = self.memos
-        if memos.scope.user is None:
+        if memos.scope.user is None and memos.scope.session is None:
             memos = memos.scoped(session=session_id).in_session()  # nobody knows who speaks in the others
         shown = [text_of(m) for m in messages]
         parts = []

@@ -33,6 +33,7 @@ from llama_index.memory.memos.history import (
     replace,
     take_oldest,
 )
+from llama_index.memory.memos.messages import to_core
 from llama_index.memory.memos.reopen import Locator
 
 _ACTIVE = MessageStatus.ACTIVE
@@ -226,7 +227,8 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
     @classmethod
     def from_persist_path(cls, persist_path: str, fs: Any = None, **where: Any) -> Self:
         """The store, as `SimpleChatStore.from_persist_path` gives it. Conversations of a file that a `SimpleChatStore`
-        has written are brought along, those whose keys have no messages in the vault.
+        has written are brought along, those whose keys have no messages in the vault, and no statements are read from
+        them. Delete the file then: what is deleted from the vault would come back.
 
         Args:
             persist_path: the file; there need be none. fs: of another file system (fsspec). where: of the constructor.
@@ -241,18 +243,22 @@ class MemOSSimpleChatStore(_Sessions, BaseChatStore):  # type: ignore[misc]
         with fs.open(persist_path, "r") if fs is not None else open(persist_path, encoding="utf-8") as file:
             text = file.read()
         try:
+            data = json.loads(text)
+            data = json.loads(data) if isinstance(data, str) else data
             kept = {
                 key: [ChatMessage.model_validate(message) for message in messages]
-                for key, messages in json.loads(text)["store"].items()
+                for key, messages in data["store"].items()
             }
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise InvalidArgument(
                 f"persist_path: {persist_path} is no chat store of LlamaIndex: {err}"
             ) from None
+        views = {key: store._of(key) for key in kept}  # all of the keys can be used, or none is
         known = {*store.get_keys()}
-        for key, messages in kept.items():
-            if key not in known and messages:
-                store.set_messages(key, messages)
+        for key, view in views.items():
+            if key not in known and kept[key]:
+                # They were said at an unknown time: what users stated in them is no news.
+                view.remember([to_core(m, i) for i, m in enumerate(kept[key])], extract=False)
         return store
 
     def persist(self, persist_path: str = "", fs: Any = None) -> None:

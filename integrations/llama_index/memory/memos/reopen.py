@@ -52,8 +52,10 @@ class Locator(BaseModel):
 
     def __init__(self, memos: MemOS | None = None, **data: Any) -> None:
         data.pop("class_name", None)  # as it was serialised
-        unknown = sorted(data.keys() - type(self).model_fields.keys())
-        if unknown:  # of a misspelt user= nobody should learn by reading another user's messages
+        known = {name for key, field in type(self).model_fields.items() for name in (key, field.alias)}
+        unknown = sorted(data.keys() - known)
+        # Of a misspelt user= nobody should learn by reading another user's messages.
+        if unknown and type(self).model_config.get("extra") != "allow":
             raise InvalidArgument(
                 f"{type(self).__name__} has no {', '.join(unknown)}; it takes memos, "
                 f"{', '.join(type(self).model_fields)}"
