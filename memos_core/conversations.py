@@ -95,6 +95,8 @@ class Conversations(Memory):
         new: dict[str, MemCube] = {}
         for cube in statements:
             key, known = _address(cube, there)
+            if not again and cube.key in there:
+                continue  # it was said before, whatever became of it
             if rivals(cube, new.values()):  # contradicted a moment ago and said once more: the last word
                 new.pop(key, None)
             # What held once and is said again holds again.

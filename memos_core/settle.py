@@ -29,13 +29,14 @@ def has_ended(cube: MemCube, at: datetime | None = None) -> bool:
 
 
 def rewritten(cube: MemCube, text: str) -> dict[str, Any]:
-    """The validity of a cube that is to say something else: it says it from now on, whatever became of what it said
-    before. For `MemOS.update`; empty where nothing changes."""
-    payload = cube.payload
-    dated = isinstance(payload, Plaintext) and (
-        payload.valid_from is not None or payload.valid_to is not None
-    )
-    return {"valid_from": now(), "valid_to": None} if dated and text != cube.text else {}
+    """The validity of a cube that is to say something else, for `MemOS.update`: it says that from now on, and if what
+    it said holds no more, without an end. Empty where nothing changes."""
+    if text == cube.text:
+        return {}
+    if has_ended(cube):
+        return {"valid_from": now(), "valid_to": None}
+    begins = cube.payload.valid_from if isinstance(cube.payload, Plaintext) else None
+    return {"valid_from": now()} if begins is not None and begins <= now() else {}
 
 
 def rivals(cube: MemCube, others: Iterable[MemCube]) -> list[MemCube]:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
 
@@ -17,10 +16,9 @@ from memos_core.prompt import memory_note, unsaid
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
-    from langchain.agents.middleware.types import ToolCallRequest
     from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+    from langchain_core.runnables.config import ensure_config
     from langgraph.runtime import Runtime
-    from langgraph.types import Command
 except ImportError:
     raise missing_extra("langchain", "langchain") from None
 
@@ -29,9 +27,6 @@ from langchain_memos.scopes import ids_of_run
 _MOST = 1_000  # messages of runs that never came to their end are forgotten then
 _Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 _AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
-_ToolHandler = Callable[[ToolCallRequest], ToolMessage | Command[Any]]
-_AsyncToolHandler = Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
-_ASKED_BY_A_MODEL: ContextVar[bool] = ContextVar("asked by a model", default=False)
 
 
 class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
@@ -45,9 +40,9 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     Whose memory: `user_id` of the runtime's context (an attribute or a key), else of the config's `configurable`,
     within the scope of `memos`; the session is the config's `thread_id`. Nothing that the model says can change it.
-    An agent that runs inside a tool of another one with this middleware recalls, and remembers nothing: it was asked by
-    a model.
-    Runs that name neither share the session "default", which no other recalls.
+    An agent that runs inside a tool of another one (in a node "tools", as `create_agent` calls it) recalls, and
+    remembers nothing: it was asked by a model. Runs that name neither share the session "default", which no other
+    recalls.
 
     Args:
         memos: an open `MemOS`, or a narrower view of one. agent: part of the scope.
@@ -82,24 +77,6 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         response = await handler(await asyncio.to_thread(self._with_memories, request, asked))
         self._note(response, asked)
         return response
-
-    def wrap_tool_call(self, request: ToolCallRequest, handler: _ToolHandler) -> ToolMessage | Command[Any]:
-        """See `AgentMiddleware.wrap_tool_call`. Agents that run within know that a model asks them."""
-        token = _ASKED_BY_A_MODEL.set(True)
-        try:
-            return handler(request)
-        finally:
-            _ASKED_BY_A_MODEL.reset(token)
-
-    async def awrap_tool_call(
-        self, request: ToolCallRequest, handler: _AsyncToolHandler
-    ) -> ToolMessage | Command[Any]:
-        """See `AgentMiddleware.awrap_tool_call`."""
-        token = _ASKED_BY_A_MODEL.set(True)
-        try:
-            return await handler(request)
-        finally:
-            _ASKED_BY_A_MODEL.reset(token)
 
     def after_agent(self, state: AgentState[Any], runtime: Runtime[Any]) -> None:
         """See `AgentMiddleware.after_agent`."""
@@ -154,10 +131,16 @@ class MemOSMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         with self._lock:
             for message in messages:
                 self._heard.pop(message.id, None)
-        if turn and self._remember and not _ASKED_BY_A_MODEL.get():
+        if turn and self._remember and not _asked_by_a_model():
             # Each message once: a run may bring none of its own, go back, or end in the middle of another one.
             view.remember([_kept(message) for message in turn], keys=_keys(turn))
         view.turn_finished()
+
+
+def _asked_by_a_model() -> bool:
+    """Whether this agent runs inside a tool of another one: then what it was asked is a model's wording."""
+    around = str(ensure_config().get("configurable", {}).get("checkpoint_ns", "")).split("|")[:-1]
+    return any(part.partition(":")[0] == "tools" for part in around)
 
 
 def _keys(turn: Sequence[AnyMessage]) -> list[str | None]:
@@ -197,9 +180,10 @@ def _answer(messages: Sequence[AnyMessage], *, structured: bool) -> list[AnyMess
     at = _last(messages, AIMessage)
     if at is None or any(map(_said, messages[at:])):
         return []
-    if isinstance(messages[-1], ToolMessage) and not structured:  # of a tool that answers directly
-        at = -1
-    return [messages[at]] if str(messages[at].text).strip() else []
+    if str(messages[at].text).strip():
+        return [messages[at]]
+    direct = [m for m in messages[at:] if isinstance(m, ToolMessage) and m.status != "error"]
+    return [] if structured else [m for m in direct if str(m.text).strip()]
 
 
 def _kept(message: AnyMessage) -> dict[str, str]:

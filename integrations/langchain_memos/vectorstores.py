@@ -111,7 +111,12 @@ class MemOSVectorStore(VectorStore):
                 origin="import",
             )
         # What older releases stored at an address without the session goes: it is the same document.
-        old = self._memos.item_ids(self._namespace, [*cubes]) if self._prefix and cubes else []
+        found = (
+            self._memos.find(namespace=self._namespace, types=[DOCUMENT], keys=[*cubes], states=None)
+            if self._prefix and cubes
+            else []
+        )
+        old = [cube.id for cube in found if self._holds(cube) and cube.namespace == self._namespace]
         self._memos.put([*cubes.values()], delete=old)
         return keys
 

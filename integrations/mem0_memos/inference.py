@@ -36,7 +36,10 @@ _PROCEDURE = (
     "verbatim. Begin with the task and how far it is. Leave nothing out that a later step needs."
 )
 _BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*")
-_HEADING = re.compile(r"\W*(?:new |extracted )?(?:memories|facts)\W*", re.IGNORECASE)
+_HEADING = re.compile(r"\s*[^.!?:]{1,60}:\W*")
+_REFUSAL = re.compile(
+    r"\b(?:can't|cannot|can not|sorry|unable|won't|need|because|could|would|should)\b", re.IGNORECASE
+)
 _THOUGHT = re.compile(r"</?think>")
 _FENCE = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
@@ -121,15 +124,14 @@ def read_reply(reply: str) -> list[Found] | None:
     values = list(_values(text))
     found = [item for value in values for item in _items(value)]
     if not found:
-        nothing = text in ("{}", "[]") or any(_is_empty(value) for value in values)
-        return [] if nothing else _bullets(text)
+        return [] if any(map(_is_empty, values)) or _is_json(text) else _bullets(text)
     return list({item.text: item for item in found}.values())
 
 
 def _bullets(text: str) -> list[Found] | None:
     """A reply that is a list and nothing else, but for a heading; sentences around it may be a refusal."""
     lines = [line for line in text.splitlines() if line.strip()]
-    if lines and _HEADING.fullmatch(lines[0]):
+    if lines and _HEADING.fullmatch(lines[0]) and not _REFUSAL.search(lines[0]):
         lines = lines[1:]
     found = [match[1] for line in lines if (match := _BULLET.fullmatch(line))]
     return [Found(one, None) for one in found] if found and len(found) == len(lines) else None
@@ -162,7 +164,14 @@ def _spoken(reply: str) -> str:
 
 def _is_empty(value: Any) -> bool:
     """Whether a JSON value says that there is nothing to remember."""
-    return isinstance(value, dict) and any(value.get(name) == [] for name in _LISTS)
+    return value == [] or (isinstance(value, dict) and any(value.get(name) == [] for name in _LISTS))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _values(text: str) -> Iterator[Any]:
@@ -190,12 +199,14 @@ def _items(value: Any) -> Iterator[Found]:
             elif isinstance(one, dict | list):
                 yield from _items(one)
     elif isinstance(value, dict):
-        lists = [value[name] for name in _LISTS if isinstance(value.get(name), list | dict)]
+        lists = [value[name] for name in _LISTS if isinstance(value.get(name), list)]
+        text = next((value[n] for n in _TEXTS if isinstance(value.get(n), str)), "").strip()
+        if not lists and not text:
+            lists = [value[name] for name in _LISTS if isinstance(value.get(name), dict)]
         if lists:
             for one in lists:
                 yield from _items(one)
         else:
-            text = next((value[n] for n in _TEXTS if isinstance(value.get(n), str)), "").strip()
             who = value.get("attributed_to")
             if text:
                 yield Found(text, who if who in ("user", "assistant") else None)

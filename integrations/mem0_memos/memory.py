@@ -205,9 +205,8 @@ class Memory:
             content = record.changed_content(cube, said, fields, view.vault.structures)
             try:
                 kind = record.semantic_type(content, cube)
-                anew = record.revalidated(
-                    cube, said, fields.get("expiration_date"), expiration_date is not _KEEP
-                )
+                redated = "expiration_date" in fields
+                anew = record.revalidated(cube, said, fields.get("expiration_date"), redated)
                 view.update(
                     cube.id, content, text=said, semantic_type=kind, expected_version=cube.version, **anew
                 )

@@ -152,14 +152,15 @@ def revalidated(cube: MemCube, text: str, expiration_date: str | None, redated: 
     Args:
         cube: as it is. text: what it shall say. expiration_date: the new one, if `redated`.
     """
-    times = rewritten(cube, text)
-    if not redated:
-        expiration_date = payload_of(cube).get("expiration_date")
-    if times or (redated and not is_over(cube)):
-        payload = cube.payload
-        begins = payload.valid_from if isinstance(payload, Plaintext) else None
-        begins, ends = times.get("valid_from", begins), end_of(expiration_date)
-        times = {"valid_from": min(begins, ends) if begins and ends else begins, "valid_to": ends}
+    times, payload = rewritten(cube, text), cube.payload
+    assert isinstance(payload, Plaintext)
+    if redated and not is_over(cube):
+        times["valid_to"] = end_of(expiration_date)
+    elif "valid_to" in times:
+        times["valid_to"] = end_of(payload_of(cube).get("expiration_date"))
+    begins, ends = times.get("valid_from", payload.valid_from), times.get("valid_to", payload.valid_to)
+    if begins and ends and begins > ends:
+        times["valid_from"] = ends
     return times
 
 

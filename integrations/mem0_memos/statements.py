@@ -94,10 +94,18 @@ def _new_memories(
         if not rivals(cube, fresh):
             if said or any(_holds(c, at, expires) for c in same):
                 continue
+            if later and not _contradicted(view, cube, at, min(later)):
+                continue  # it holds from a later moment on, and nothing was said in between
         elif said:
             fresh = [c for c in fresh if c not in said]
         fresh.append(cube)
     return fresh
+
+
+def _contradicted(view: MemOS, cube: MemCube, start: datetime, end: datetime) -> bool:
+    """Whether something else about the same thing began to hold in a time."""
+    others = rivals(cube, view.find(namespace=(MEMORIES,), kinds=["plaintext"]))
+    return any((begins := _begins(other)) is not None and start < begins < end for other in others)
 
 
 def _holds(known: MemCube, moment: datetime, expires: Any) -> bool:

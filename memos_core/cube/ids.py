@@ -55,7 +55,8 @@ def id_between(low: str | None, high: str, near: Literal["low", "high"] | None =
         first = int(low[_LENGTH:].ljust(digits, "0"), 16)
         last = int(high[_LENGTH:].ljust(digits, "0"), 16) if top == bottom else 16**digits
     except ValueError:
-        return None  # made elsewhere
+        made = f"{low or ''}-{secrets.token_hex(8)}"  # they were made elsewhere
+        return made if (low or "") < made < high else None
     while last - first < 4:
         digits, first, last = digits + _MORE, first * 16**_MORE, last * 16**_MORE
         if digits > 50 * _MORE:  # longer than an id may be

@@ -290,3 +290,11 @@ def test_the_state_of_memories_is_another_one_when_other_memories_can_be_recalle
     owner.revoke(rostock.id, "user:w")
     assert len(set(states)) == 3
     assert reader.memories_state() == states[0]
+
+
+def test_a_message_that_is_moved_does_not_bring_back_what_was_corrected(memos: MemOS) -> None:
+    view = memos.scoped(user="u", session="s")
+    [_, rome] = view.remember(said("I live in Rome."))
+    view.update(rome.id, "I live in Oslo.")
+    view.remember(said("I live in Rome."), namespace="flushed", again=False)
+    assert [c.text for c in view.find(not_types=["message"], valid_at="now")] == ["I live in Oslo."]

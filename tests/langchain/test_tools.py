@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from langchain_memos import memory_tools
 from memos_core import MemOS
+from memos_core.cube import now
 from memos_core.errors import AccessDenied, InvalidArgument
 
 BOAT = "The boat is called Petrel."
@@ -250,3 +252,14 @@ def test_schemas_have_no_place_for_a_user(memos: MemOS) -> None:
     }
     with pytest.raises(InvalidArgument, match=r"^memos must be"):
         memory_tools("a path")  # type: ignore[arg-type]
+
+
+def test_a_correction_keeps_an_end_that_is_ahead(memos: MemOS) -> None:
+    maya, soon = memos.scoped(user="maya"), now() + timedelta(days=2)
+    meeting = maya.write("The meeting is on Friday at three.", valid_to=soon)
+    tools(memos)["update_memory"].invoke(
+        {"memory_id": short(meeting), "text": "The meeting is on Friday at four."}, MAYA
+    )
+    changed = maya.read(meeting.id)
+    assert (changed.text, changed.payload.valid_from) == ("The meeting is on Friday at four.", None)
+    assert changed.payload.valid_to == soon

@@ -274,3 +274,17 @@ def test_a_statement_without_searchable_words_is_known_too(memos: MemOS, text: s
     memory = Memory(memos, llm=model({"text": text}, {"text": text}, {"text": text}))
     added = [len(memory.add("x", user_id="alice")["results"]) for _ in range(3)]
     assert added == [1, 0, 0]
+
+
+def test_an_expiration_date_in_metadata_is_one(memory: Memory) -> None:
+    [tea] = memory.add("I like tea.", user_id="alice", expiration_date="2001-01-01")["results"]
+    for date, shown in (("2998-01-01", 1), ("2001-01-01", 0), (None, 1)):
+        memory.update(tea["id"], metadata={"expiration_date": date})
+        assert len(memory.search("tea", filters=ALICE)["results"]) == shown
+        assert len(memory.search("tea", filters=ALICE, show_expired=True)["results"]) == 1
+
+
+def test_the_same_statement_newest_first_is_one(memory: Memory) -> None:
+    for day in ("2024-03-03", "2024-02-02", "2024-01-01"):
+        memory.add("I like tea.", user_id="alice", timestamp=day)
+    assert texts(memory.get_all(filters=ALICE)) == ["I like tea."]

@@ -205,6 +205,11 @@ def test_an_answer_without_a_reason_says_its_status() -> None:
         ),
         ("I am sorry, see [1].", None),
         ("The set of new memories is {}, as always", None),
+        ("No new memories: []", []),
+        *((empty, []) for empty in ("[ ]", "{ }", "[[]]", '{"memory": {}}', '{"new_facts": []}')),
+        ('{"memory":[{"text":"tea","facts":{"confidence":"0.9"}}]}', ["tea"]),
+        ("New facts about the user:\n- likes tea", ["likes tea"]),
+        ("Sure, here is what I would need:\n1. More context", None),
         ('{"memory": {"text": "likes tea"}}', ["likes tea"]),
     ],
 )
