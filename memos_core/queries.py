@@ -189,8 +189,9 @@ class Queries(View):
         spacing."""
         which = self._which(kinds=["plaintext"], not_types=NOT_MEMORIES)
         near = self._core.vault.lexical(query_words(arguments.text(text, "text")), which, _NEAR)
-        found = self._core.vault.get(which, [id_ for id_, _ in near])
-        return [cube for cube in found.values() if normal_text(cube.text) == normal_text(text)]
+        texts = self._core.vault.texts(which, [id_ for id_, _ in near])
+        same = [id_ for id_, said in texts.items() if normal_text(said) == normal_text(text)]
+        return list(self._core.vault.get(which, same).values()) if same else []
 
     def memories_state(self) -> str:
         """A text that is another one when anything is that a prompt of this scope could recall: part of the key of

@@ -335,6 +335,13 @@ class Vault:
                 if row.id is not None
             }
 
+    def texts(self, which: CubeFilter, ids: Sequence[str]) -> dict[str, str]:
+        """The texts of those of `ids` that match, by id."""
+        c = t.cubes.c
+        with self.db.read() as conn:
+            rows = self._looked_up(conn, "texts", which, ids, c.id, c.text) if ids else []
+            return {row.id: row.text for row in rows if row.id is not None}
+
     def _looked_up(
         self,
         conn: Connection,
