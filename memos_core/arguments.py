@@ -26,6 +26,11 @@ def text(value: Any, argument: str) -> str:
     return value
 
 
+def whole(text: str) -> str:
+    """The text with a question mark for each half character (a lone surrogate, as of a reply that was cut off)."""
+    return text.encode(errors="replace").decode()
+
+
 def name(value: Any, argument: str) -> str:
     """A text without NUL, as ids, keys, types and labels are: a text that every database can compare.
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from memos_core import arguments
-from memos_core.cube import MemCube, Message, Source, id_between, new_id, now
+from memos_core.cube import LIVE, MemCube, Message, Source, State, id_between, new_id, now
 from memos_core.errors import InvalidArgument
 from memos_core.memory import Matching, Memory
 from memos_core.reader import MEMORIES, MESSAGES
-from memos_core.reader.reader import statement_key
-from memos_core.settle import has_ended, rivals
+from memos_core.reader.reader import addresses, statement_key
+from memos_core.settle import ended_by, has_ended
 from memos_core.vault import CubeFilter, Writer
 
 _CORRECTED = 8  # addresses of one statement that are looked at
@@ -87,7 +87,7 @@ class Conversations(Memory):
             about,
             namespace=(MEMORIES,),
             exact_namespace=True,
-            keys=[key for c in statements for key in _addresses(c)],
+            keys=[key for c in statements for key in addresses(c.key, 0, _CORRECTED)],
             states=None,
         )
         at = now()
@@ -97,7 +97,7 @@ class Conversations(Memory):
             key, known = _address(cube, there)
             if not again and cube.key in there:
                 continue  # it was said before, whatever became of it
-            if rivals(cube, new.values()):  # contradicted a moment ago and said once more: the last word
+            if ended_by(cube, new.values()):  # contradicted a moment ago and said once more: the last word
                 new.pop(key, None)
             # What held once and is said again holds again.
             elif known is not None and not (again and has_ended(known, at)):
@@ -108,6 +108,23 @@ class Conversations(Memory):
     def conversation(self) -> list[MemCube]:
         """The messages of this scope's session, in order; of all its sessions where it has none."""
         return self.find(namespace=(MESSAGES,), types=["message"])
+
+    def replace_messages(self, messages: Sequence[Any], *, states: Sequence[State] = LIVE) -> list[MemCube]:
+        """Store messages in the place of the `conversation`, in one transaction: of two at the same moment, in whatever
+        process, the second replaces what the first stored. What is stored anew was said before, and is no statement
+        now.
+
+        Args:
+            messages: as for `remember`. states: life-cycle states of the messages that go.
+
+        Returns:
+            As `remember`.
+        """
+        told = {c.text for c in self.find(namespace=(MESSAGES,), types=["message"], states=states)}
+        gone = Matching((MESSAGES,), ["message"], states)
+        if not messages:
+            return self.put([], delete=gone)
+        return self.remember(messages, extract=lambda text: text not in told, delete=gone)
 
     def insert(self, index: int, message: Message | dict[str, Any]) -> MemCube:
         """Store a message at a position of the `conversation`, as `list.insert` does, in one transaction: the others
@@ -126,13 +143,10 @@ class Conversations(Memory):
         statements = self._new_statements(self._core.reader.statements([episode]), True)
         which = self._which(namespace=(MESSAGES,), types=["message"])
 
-        ids: list[str] = []
-
         def placed(writer: Writer, new: list[MemCube]) -> list[MemCube]:
             there = sorted(writer.ids(which))
             at = max(0, len(there) + index) if index < 0 else min(index, len(there))
             if at == len(there):
-                ids.append(new[0].id)
                 return new
             # Most who insert do so behind the system message or before the last one, again and again.
             near: Literal["low", "high"] | None = (
@@ -141,12 +155,11 @@ class Conversations(Memory):
             id_ = id_between(there[at - 1] if at else None, there[at], near)
             if id_ is None:
                 raise InvalidArgument(f"index: there is no place for a message before {there[at]!r:.80}")
-            ids.append(id_)
             return _renamed(new, id_)
 
         stored = self._store([episode, *statements], arrange=placed)
         self.turn_finished()
-        return next(cube for cube in stored if cube.id == ids[-1])
+        return stored[0]
 
     def turn_finished(self, *, system: str | None = None) -> None:
         """Tell the scheduler that a turn of this scope is over, so that it prepares the next one.
@@ -159,14 +172,9 @@ class Conversations(Memory):
         self.scheduler.turn(self._scope, system)
 
 
-def _addresses(cube: MemCube) -> list[str]:
-    """Where a statement may lie: at its own key, or behind memories that said it once and were corrected."""
-    return [cube.key, *(f"{cube.key}-{n}" for n in range(1, _CORRECTED))]
-
-
 def _address(cube: MemCube, there: Mapping[str, MemCube]) -> tuple[str, MemCube | None]:
     """Where a statement belongs, and the memory there that says it."""
-    for key in _addresses(cube):
+    for key in addresses(cube.key, 0, _CORRECTED):
         found = there.get(key)
         if found is None or statement_key(found.text) == statement_key(cube.text):
             return key, found

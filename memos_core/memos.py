@@ -378,6 +378,7 @@ class MemOS(Conversations, Items, Versions, Governed):
     aremember = in_thread(Conversations.remember)
     aconversation = in_thread(Conversations.conversation)
     ainsert = in_thread(Conversations.insert)
+    areplace_messages = in_thread(Conversations.replace_messages)
     arecall = in_thread(recall)
     aprompt = in_thread(prompt)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from memos_core.cube import Header, MemCube, Plaintext, Source, content_hash, now
+from memos_core.cube import Header, MemCube, Plaintext, Slot, Source, content_hash, now
 from memos_core.cube.contradiction import contradicts
 from memos_core.governance import DuplicatePolicy, merge_content
 from memos_core.reader import slot_of
@@ -17,7 +17,7 @@ from memos_core.vault import Writer
 
 def has_slot(cube: MemCube) -> bool:
     """Whether a cube can contradict another."""
-    return isinstance(cube.payload, Plaintext) and cube.payload.slot is not None
+    return _slot(cube) is not None
 
 
 def has_ended(cube: MemCube, at: datetime | None = None) -> bool:
@@ -39,18 +39,16 @@ def rewritten(cube: MemCube, text: str) -> dict[str, Any]:
     return {"valid_from": now()} if begins is not None and begins <= now() else {}
 
 
-def rivals(cube: MemCube, others: Iterable[MemCube]) -> list[MemCube]:
-    """Those of others that say something else about the same thing: of them all, the last one written holds."""
-    slot = cube.payload.slot if isinstance(cube.payload, Plaintext) else None
-    return [
-        other
-        for other in others
-        if slot is not None
-        and isinstance(other.payload, Plaintext)
-        and other.payload.slot is not None
-        and other.payload.slot.key == slot.key
-        and other.payload.slot != slot
-    ]
+def ended_by(cube: MemCube, others: Iterable[MemCube]) -> list[MemCube]:
+    """Those of others, said later, because of which what a cube says holds no more."""
+    slot = _slot(cube)
+    if slot is None:
+        return []
+    return [other for other in others if (newer := _slot(other)) is not None and contradicts(newer, slot)]
+
+
+def _slot(cube: MemCube) -> Slot | None:
+    return cube.payload.slot if isinstance(cube.payload, Plaintext) else None
 
 
 def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:
@@ -60,8 +58,7 @@ def settle_contradiction(writer: Writer, cube: MemCube) -> MemCube:
     Returns:
         The cube to store.
     """
-    payload = cube.payload
-    slot = payload.slot if isinstance(payload, Plaintext) else None
+    payload, slot = cube.payload, _slot(cube)
     if not isinstance(payload, Plaintext) or slot is None:
         return cube
     begins = _begins(cube)

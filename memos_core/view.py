@@ -45,16 +45,13 @@ class View:
             "an open MemOS cannot be pickled or sent to another process; open its url there with MemOS.open"
         )
 
-    def in_session(self, session: str = UNNAMED) -> Self:
-        """This view; where it names neither a user nor a session, a narrower one. What is said without either would
-        otherwise count for every session that nobody is known to speak in.
-
-        Args:
-            session: which.
+    def in_session(self) -> Self:
+        """This view; where it names neither a user nor a session, that of the session "default". What is said without
+        either would otherwise count for every session that nobody is known to speak in.
         """
         if self._scope.user is not None or self._scope.session is not None:
             return self
-        scope = self._scope.narrow(session=session)
+        scope = self._scope.narrow(session=UNNAMED)
         return type(self)(self._core, scope, self._principal, self._actor.adapter)
 
     @property

@@ -10,7 +10,9 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-from memos_core.cube import MemCube, dump_json
+from langchain_memos.scopes import of_none_within
+from memos_core import arguments
+from memos_core.cube import dump_json
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS, given
 
@@ -133,7 +135,7 @@ class MemOSSemanticCache(MemOSCache):
             min_similarity=self._similarity,
             shared=False,
             valid_at=None,
-            accept=lambda cube: self._mine(cube) and _numbers(cube.text) == numbers,
+            accept=lambda cube: of_none_within(self._memos.scope, cube) and _numbers(cube.text) == numbers,
         )
         near = [hit for hit in hits if hit.similarity is not None]  # the others were found by words only
         if not near:
@@ -141,16 +143,11 @@ class MemOSSemanticCache(MemOSCache):
         best = max(near, key=lambda hit: hit.similarity or 0.0)
         return [_generation(stored) for stored in best.cube.json_data["replies"]]
 
-    def _mine(self, cube: MemCube) -> bool:
-        """Whether a reply is of this scope, and of none within it."""
-        mine, theirs = self._memos.scope, cube.scope
-        return (mine.agent, mine.session) == (theirs.agent, theirs.session)
-
     def _place(self, prompt: str, llm_string: str) -> tuple[str, ...]:
         return *super()._place(prompt, llm_string), _digest(_parted(prompt)[0])
 
     def _found_by(self, prompt: str) -> str:
-        asked = _parted(prompt)[1].encode(errors="replace").decode()
+        asked = arguments.whole(_parted(prompt)[1])
         return asked if len(asked) <= _READ else ""
 
 

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from memos_core.cube import MemCube, Message, dump_json
 from memos_core.errors import InvalidArgument, missing_extra
-from memos_core.memory import Matching
 from memos_core.memos import MemOS, given
 from memos_core.reader import MESSAGES
 
@@ -90,13 +89,7 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
         """Replace the conversation, in one transaction. What was in it before is not stated anew."""
-        told = {cube.text for cube in self.memos.conversation()}
-        new = [_to_core(m, i) for i, m in enumerate(messages)]
-        gone = Matching((MESSAGES,), ["message"])
-        if new:
-            self.memos.remember(new, extract=lambda text: text not in told, delete=gone)
-        else:
-            self.memos.put([], delete=gone)
+        self.memos.replace_messages([_to_core(m, i) for i, m in enumerate(messages)])
 
     def last(self, n: int) -> list[BaseMessage]:
         """The last `n` messages, oldest first, read without the others; behind the conversation's first message where
@@ -108,10 +101,8 @@ class MemOSChatMessageHistory(BaseChatMessageHistory):
         which: dict[str, Any] = {"namespace": (MESSAGES,), "types": ["message"]}
         found = self.memos.find(**which, order="-created", limit=n)[::-1]
         first = self.memos.find(**which, limit=1) if len(found) == n else []
-        beginning = [
-            m for m in map(_from_cube, first) if isinstance(m, SystemMessage) and first[0] not in found
-        ]
-        return [*beginning, *map(_from_cube, found)]
+        beginning = [_from_cube(cube) for cube in first if cube.id != found[0].id]
+        return [*(m for m in beginning if isinstance(m, SystemMessage)), *map(_from_cube, found)]
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Store messages, all or none, in one transaction.

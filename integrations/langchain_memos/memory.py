@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from memos_core import arguments
 from memos_core.cube import new_id
 from memos_core.errors import InvalidArgument, missing_extra
 from memos_core.memos import MemOS, given
@@ -273,7 +274,7 @@ def _message(value: Any, cls: type[BaseMessage], name: str) -> BaseMessage:
     if isinstance(value, BaseMessage):
         return value
     if isinstance(value, str):  # half a character, where a reply was cut off, is no reason to lose it
-        return cls(content=value.encode(errors="replace").decode())
+        return cls(content=arguments.whole(value))
     if isinstance(value, list) and all(isinstance(b, str | dict) for b in value):
         return cls(content=value)
     raise InvalidArgument(

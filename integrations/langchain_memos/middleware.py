@@ -188,7 +188,7 @@ def _answer(messages: Sequence[AnyMessage], *, structured: bool) -> list[AnyMess
 
 def _kept(message: AnyMessage) -> dict[str, str]:
     """A message as memory. Half a character, as a reply that was cut off may end with, is no reason to lose it."""
-    text = str(message.text).encode(errors="replace").decode()
+    text = arguments.whole(str(message.text))
     return {"role": "user" if isinstance(message, HumanMessage) else "assistant", "content": text}
 
 

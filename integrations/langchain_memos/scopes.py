@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.runnables.config import ensure_config
 
-from memos_core.cube import Scope
+from memos_core.cube import MemCube, Scope
 
 # What arguments of a tool call might be called that say whose memory is meant, without "_id", in lower case.
 _PARTS = {"tenant": "tenant", "user": "user", "agent": "agent", "session": "session", "thread": "session"}
@@ -49,6 +49,11 @@ def _runtime() -> Any:
         return get_runtime()
     except (ImportError, RuntimeError):  # outside of a graph
         return None
+
+
+def of_none_within(scope: Scope, cube: MemCube) -> bool:
+    """Whether a cube in a scope is of that scope itself, and not of a session or an agent within it."""
+    return (scope.agent, scope.session) == (cube.scope.agent, cube.scope.session)
 
 
 def outside(arguments: Mapping[str, Any], scope: Scope) -> str | None:

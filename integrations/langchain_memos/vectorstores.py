@@ -22,6 +22,7 @@ except ImportError:
     raise missing_extra("langchain-core", "langchain") from None
 
 from langchain_memos.embeddings import MemOSEmbeddings
+from langchain_memos.scopes import of_none_within
 
 DOCUMENT = "document"
 _SEP = "\x1f"
@@ -116,7 +117,11 @@ class MemOSVectorStore(VectorStore):
             if self._prefix and cubes
             else []
         )
-        old = [cube.id for cube in found if self._holds(cube) and cube.namespace == self._namespace]
+        old = [
+            cube.id
+            for cube in found
+            if of_none_within(self._memos.scope, cube) and cube.namespace == self._namespace
+        ]
         self._memos.put([*cubes.values()], delete=old)
         return keys
 
@@ -124,7 +129,7 @@ class MemOSVectorStore(VectorStore):
         """Remove documents of this collection; all of them without `ids`. Ids that are not there are nothing."""
         if ids is None:
             found = self._memos.find(namespace=self._namespace, types=[DOCUMENT], states=None)
-            self._memos.delete([cube.id for cube in found if self._holds(cube)])
+            self._memos.delete([cube.id for cube in found if of_none_within(self._memos.scope, cube)])
         elif ids:
             self._memos.delete(self._memos.item_ids(self._namespace, self._keys(ids)))
         return True
@@ -233,12 +238,9 @@ class MemOSVectorStore(VectorStore):
         )
 
     def _accept(self, filter: Filter | None) -> Callable[[MemCube], bool]:
-        return lambda cube: self._holds(cube) and (filter is None or _meets(self._of(cube), filter))
-
-    def _holds(self, cube: MemCube) -> bool:
-        """Whether a document is this store's, and not that of a session or an agent within its scope."""
-        mine, theirs = self._memos.scope, cube.scope
-        return (mine.agent, mine.session) == (theirs.agent, theirs.session)
+        return lambda cube: (
+            of_none_within(self._memos.scope, cube) and (filter is None or _meets(self._of(cube), filter))
+        )
 
 
 def _document(id_: str, text: str, stored: Any) -> Document:

@@ -27,7 +27,8 @@ def _async(
     async def twin(self: AsyncMemory, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.to_thread(method, self._memory, *args, **kwargs)
 
-    twin.__doc__ = f"Async form of `Memory.{method.__name__}`."
+    twin.__name__ = method.__name__.removeprefix("_")
+    twin.__doc__ = f"Async form of `Memory.{twin.__name__}`."
     return twin
 
 
@@ -59,40 +60,7 @@ class AsyncMemory:
         """The MemOS underneath."""
         return self._memory.memos
 
-    async def add(
-        self,
-        messages: Any,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        timestamp: Any = None,
-        expiration_date: Any = None,
-        infer: bool = True,
-        memory_type: str | None = None,
-        prompt: str | None = None,
-        llm: Any = None,
-    ) -> dict[str, Any]:
-        """Async form of `Memory.add`.
-
-        Args:
-            llm: writes a procedural memory, in the place of this memory's own model (as mem0's does, a LangChain chat
-                model; or what `Memory` takes). The others: see there.
-        """
-        return await asyncio.to_thread(
-            self._memory._add,
-            messages,
-            (user_id, agent_id, run_id),
-            metadata,
-            timestamp,
-            expiration_date,
-            infer,
-            memory_type,
-            prompt,
-            llm,
-        )
-
+    add = _async(Memory._add)
     get = _async(Memory.get)
     get_all = _async(Memory.get_all)
     search = _async(Memory.search)

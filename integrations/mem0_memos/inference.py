@@ -154,6 +154,8 @@ def bare(reply: str) -> str:
 def _spoken(reply: str) -> str:
     """A reply without the model's thoughts, whose beginning some models' templates have written for them. What a
     memory says of such tags is none."""
+    if not _THOUGHT.search(reply):
+        return reply
     inside = [(start, end) for start, end, _ in _spans(reply)]
     tags = [m for m in _THOUGHT.finditer(reply) if not any(s < m.start() < e for s, e in inside)]
     closed = [m for m in tags if m[0] == "</think>"]

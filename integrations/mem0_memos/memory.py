@@ -124,31 +124,37 @@ class Memory:
         """
         return self._add(
             messages,
-            (user_id, agent_id, run_id),
-            metadata,
-            timestamp,
-            expiration_date,
-            infer,
-            memory_type,
-            prompt,
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            metadata=metadata,
+            timestamp=timestamp,
+            expiration_date=expiration_date,
+            infer=infer,
+            memory_type=memory_type,
+            prompt=prompt,
         )
 
     def _add(
         self,
         messages: Any,
-        owner: tuple[str | None, str | None, str | None],
-        metadata: dict[str, Any] | None,
-        timestamp: Any,
-        expiration_date: Any,
-        infer: bool,
-        memory_type: str | None,
-        prompt: str | None,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        timestamp: Any = None,
+        expiration_date: Any = None,
+        infer: bool = True,
+        memory_type: str | None = None,
+        prompt: str | None = None,
         llm: Any = None,
     ) -> dict[str, Any]:
-        """`add`. `llm`: writes a procedural memory, in the place of this memory's own model."""
+        """`add`, as `AsyncMemory` has it. `llm` writes a procedural memory, in the place of this memory's own model: a
+        LangChain chat model, as mem0's takes it, or what `Memory` takes."""
         moment = now() if timestamp is None else times.moment(timestamp, "timestamp")
         until = record.expiration(expiration_date)
-        ids = ids_to_write(*owner)
+        ids = ids_to_write(user_id, agent_id, run_id)
         if memory_type is not None and memory_type != PROCEDURAL:
             raise ValidationError(
                 f"Invalid 'memory_type'. Please pass {PROCEDURAL} to create procedural memories.",

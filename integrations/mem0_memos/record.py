@@ -24,7 +24,7 @@ from memos_core.cube import Fact, MemCube, Plaintext, Preference, StructureRegis
 from memos_core.errors import InvalidArgument
 from memos_core.reader import extract_statements, structure_text
 from memos_core.retrieval import Hit
-from memos_core.settle import rewritten
+from memos_core.settle import has_ended, rewritten
 from memos_core.vault import AuditRecord
 
 TEXT = "data"
@@ -134,15 +134,15 @@ def end_of(expiration_date: Any) -> datetime | None:
         return None
 
 
+def expiration_of(cube: MemCube) -> Any:
+    """What a memory has as its expiration date; None for nothing."""
+    return _fields(cube).get("expiration_date")
+
+
 def is_over(cube: MemCube, at: datetime | None = None) -> bool:
     """Whether a memory holds no more at a moment, for another reason than its expiration date."""
-    payload = cube.payload
-    until = payload.valid_to if isinstance(payload, Plaintext) else None
-    return (
-        until is not None
-        and until <= (at or datetime.now(UTC))
-        and until != end_of(_fields(cube).get("expiration_date"))
-    )
+    assert isinstance(cube.payload, Plaintext)
+    return has_ended(cube, at) and cube.payload.valid_to != end_of(expiration_of(cube))
 
 
 def revalidated(cube: MemCube, text: str, expiration_date: str | None, redated: bool) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def revalidated(cube: MemCube, text: str, expiration_date: str | None, redated: 
     if redated and not is_over(cube):
         times["valid_to"] = end_of(expiration_date)
     elif "valid_to" in times:
-        times["valid_to"] = end_of(payload_of(cube).get("expiration_date"))
+        times["valid_to"] = end_of(expiration_of(cube))
     begins, ends = times.get("valid_from", payload.valid_from), times.get("valid_to", payload.valid_to)
     if begins and ends and begins > ends:
         times["valid_from"] = ends

@@ -14,8 +14,8 @@ from memos_core.cube import MemCube, Plaintext, now
 from memos_core.errors import AccessDenied, VersionConflict
 from memos_core.memos import MemOS
 from memos_core.reader import MEMORIES, structure_text
-from memos_core.reader.reader import statement_key
-from memos_core.settle import rivals
+from memos_core.reader.reader import addresses, statement_key
+from memos_core.settle import ended_by
 
 Alike = Callable[[str, str], bool]
 _KEYS = 32  # looked at together
@@ -91,7 +91,7 @@ def _new_memories(
         )
         said = [c for c in fresh if alike(c.text, cube.text)]
         # What was contradicted a moment ago and is said once more is the last word.
-        if not rivals(cube, fresh):
+        if not ended_by(cube, fresh):
             if said or any(_holds(c, at, expires) for c in same):
                 continue
             if later and not _contradicted(view, cube, at, min(later)):
@@ -104,7 +104,7 @@ def _new_memories(
 
 def _contradicted(view: MemOS, cube: MemCube, start: datetime, end: datetime) -> bool:
     """Whether something else about the same thing began to hold in a time."""
-    others = rivals(cube, view.find(namespace=(MEMORIES,), kinds=["plaintext"]))
+    others = ended_by(cube, view.find(namespace=(MEMORIES,), kinds=["plaintext"]))
     return any((begins := _begins(other)) is not None and start < begins < end for other in others)
 
 
@@ -112,7 +112,7 @@ def _holds(known: MemCube, moment: datetime, expires: Any) -> bool:
     """Whether a memory says it at a moment; or is over like what is said, which so adds nothing to it."""
     if record.is_over(known, moment):
         return False
-    until = record.payload_of(known).get("expiration_date")
+    until = record.expiration_of(known)
     if record.is_expired({"expiration_date": until}):
         return bool(expires) and str(expires) <= str(until)
     start = _begins(known)
@@ -136,7 +136,7 @@ def _address(view: MemOS, text: str, taken: set[str], hidden: int) -> tuple[str,
     own = statement_key(text, f"{keeper or ''}\x1f\x1f{hidden}" if hidden else keeper)
     there: list[MemCube] = []
     for start in count(0, _KEYS):
-        keys = [f"{own}-{n}" if n else own for n in range(start, start + _KEYS)]
+        keys = addresses(own, start, _KEYS)
         there += view.find(namespace=(MEMORIES,), keys=keys, states=None)
         full = {cube.key for cube in there} | taken
         for key in keys:

@@ -149,6 +149,15 @@ def statement_key(text: str, keeper: str | None = None) -> str:
     return blake2b(words.encode(errors="replace"), digest_size=16).hexdigest()
 
 
+def addresses(key: str, first: int, count: int) -> list[str]:
+    """Keys at which a statement may lie: its own, and others behind memories that said it once and were corrected.
+
+    Args:
+        key: from `statement_key`. first, count: from which one on, the own being 0, and how many.
+    """
+    return [f"{key}-{n}" if n else key for n in range(first, first + count)]
+
+
 def structure_text(structure: BaseModel) -> str:
     """The searchable text of a typed structure."""
     return text_of(structure.model_dump(mode="json"))

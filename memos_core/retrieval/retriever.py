@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from memos_core import arguments
 from memos_core.cube import ANY_USER, MemCube
 from memos_core.errors import InvalidArgument, VaultReadOnly, missing_extra
 from memos_core.retrieval.ann import AnnIndex
@@ -253,7 +254,7 @@ class Retriever:
         if self.embedder is None or not query.strip():
             return None
         # A lone surrogate in a question is no reason to find nothing; embedders cannot take one.
-        vector = self.embedder.embed_query(query.encode(errors="replace").decode())
+        vector = self.embedder.embed_query(arguments.whole(query))
         if self._dims != len(vector):  # a model of the same name may have changed since the vault was written
             self._reset(len(vector))
             self._dims = len(vector)

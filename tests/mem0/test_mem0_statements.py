@@ -288,3 +288,10 @@ def test_the_same_statement_newest_first_is_one(memory: Memory) -> None:
     for day in ("2024-03-03", "2024-02-02", "2024-01-01"):
         memory.add("I like tea.", user_id="alice", timestamp=day)
     assert texts(memory.get_all(filters=ALICE)) == ["I like tea."]
+
+
+def test_what_is_denied_of_one_thing_leaves_what_is_known_of_another(memory: Memory) -> None:
+    memory.add("I live in Rome.", user_id="alice")
+    said = [{"role": "user", "content": text} for text in ("I no longer live in Oslo.", "I live in Rome.")]
+    assert "I live in Rome." not in texts(memory.add(said, user_id="alice"))
+    assert homes(memory).count("I live in Rome.") == 1

@@ -10,7 +10,6 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.memory.memos.messages import SYSTEM, from_cube, to_core
 from memos_core.cube import LIVE, MemCube, Message, State
 from memos_core.errors import InvalidArgument, NotFound
-from memos_core.memory import Matching
 from memos_core.memos import MemOS
 from memos_core.reader import MESSAGES
 from memos_core.vault import Order
@@ -107,22 +106,10 @@ def insert(view: MemOS, index: int, message: ChatMessage) -> None:
 
 
 def replace(
-    view: MemOS,
-    messages: Sequence[ChatMessage],
-    status: MessageStatus = MessageStatus.ACTIVE,
-    *,
-    which: MessageStatus | None = None,
+    view: MemOS, messages: Sequence[ChatMessage], status: MessageStatus = MessageStatus.ACTIVE
 ) -> None:
-    """Store messages in the place of all that there are, or of those with the status `which`, in one transaction: of
-    two at the same moment, in whatever process, the second replaces what the first stored. What is stored anew was
-    said before, and is no statement now. Raises as `add`."""
-    new = _checked(messages)
-    told = {cube.text for cube in cubes(view, which)}
-    gone = Matching((MESSAGES,), ["message"], _STATES[which])
-    if not new:
-        view.put([], delete=gone)
-        return
-    _archived(view, view.remember(new, extract=lambda text: text not in told, delete=gone), status)
+    """Store messages in the place of all that there are; see `MemOS.replace_messages`. Raises as `add`."""
+    _archived(view, view.replace_messages(_checked(messages), states=ANY), status)
 
 
 def _checked(messages: Sequence[ChatMessage]) -> list[Message]:
